@@ -1,0 +1,39 @@
+"""ER-Pose for ultralytics: real-time human pose from joints alone, without a box branch and without NMS.
+
+Importing this package imports neither torch nor ultralytics: every Python start does it, by way of ``autoload.pth``.
+The public names below are imported from their modules when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from erpose_yolo import autoload
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ERPose": "erpose_yolo.model",
+    "ERPoseModel": "erpose_yolo.network",
+    "ERPoseHead": "erpose_yolo.head",
+    "Settings": "erpose_yolo.config",
+}
+
+__all__ = ["ERPose", "ERPoseHead", "ERPoseModel", "Settings", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its module on first access (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the lazy names beside those that are bound already."""
+    return sorted({*globals(), *__all__})
+
+
+autoload.install()

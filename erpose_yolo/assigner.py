@@ -1,0 +1,189 @@
+"""Which cell learns which person: candidates from joints, ranking by score and pose quality, one-to-many and one-to-one.
+
+Everything here works on *persons x candidates* tables of a few hundred columns. No table over all cells is ever built,
+so memory grows with the persons in the batch and not with the picture's size.
+
+Shapes: N persons of the whole batch in a row, C candidates per person, L levels, A cells per image, K joints.
+Units: pixels of the network input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NO_CELL = -1  # stands in index tables where a person has no such candidate
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Cells that may learn a person.
+
+    Attributes:
+        cell: (N, C) index into the A cells of the person's image, NO_CELL where there is none.
+        centre: (N, C, 2) cell centres in pixels.
+        stride: (N, C) pixels.
+    """
+
+    cell: Tensor
+    centre: Tensor
+    stride: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        return self.cell >= 0
+
+
+def labelled_extent(joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centroid and extent of the labelled joints.
+
+    Args:
+        joints: (N, K, 3) pixels and visibility, at least one joint of each person labelled.
+
+    Returns:
+        centroid (N, 2), low corner (N, 2), high corner (N, 2), pixels.
+    """
+    seen = (joints[..., 2:] > 0).to(joints.dtype)
+    xy = joints[..., :2]
+    centroid = (xy * seen).sum(1) / seen.sum(1).clamp(min=1)
+    big = 1e6
+    low = torch.where(seen > 0, xy, torch.full_like(xy, big)).amin(1)
+    high = torch.where(seen > 0, xy, torch.full_like(xy, -big)).amax(1)
+    return centroid, low, high
+
+
+def find_candidates(
+    joints: Tensor,
+    area: Tensor,
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[float],
+    window: int = 7,
+    gate: tuple[float, float] = (2.0, 12.0),
+) -> Candidates:
+    """Cells near a person's centroid, on the levels whose cells suit the person's size.
+
+    On each level a window of ``window`` x ``window`` cells around the centroid of the labelled joints is looked at; a
+    cell is a candidate where its centre lies in the joints' extent, widened by one cell. OKS itself has no notion of
+    the scale at which a person is best seen, so levels are gated by the square root of the object's area.
+
+    Args:
+        joints: (N, K, 3) pixels and visibility.
+        area: (N,) object area in square pixels.
+        shapes: (height, width) in cells per level.
+        strides: pixels per cell, per level, finest first.
+        window: cells on a side.
+        gate: a level of stride s takes persons with gate[0]*s <= sqrt(area) <= gate[1]*s. The finest level takes
+            everything below its upper bound and the coarsest everything above its lower one, so none goes without.
+
+    Returns:
+        Candidates with C = L * window^2.
+    """
+    n = len(joints)
+    centroid, low, high = labelled_extent(joints)
+    size = area.sqrt()
+    reach = torch.arange(window, device=joints.device) - window // 2
+    dx, dy = reach.repeat(window), reach.repeat_interleave(window)  # (window^2,)
+    cells, centres, steps, first = [], [], [], 0
+    for level, ((h, w), s) in enumerate(zip(shapes, strides, strict=True)):
+        column = (centroid[:, :1] / s).floor().long().clamp(0, w - 1) + dx
+        row = (centroid[:, 1:] / s).floor().long().clamp(0, h - 1) + dy
+        centre = torch.stack((column, row), -1).to(joints.dtype).add(0.5).mul(s)  # (N, window^2, 2)
+        inside = ((centre >= low[:, None] - s) & (centre <= high[:, None] + s)).all(-1)
+        # a person whose labelled joints lie outside the picture is still learnt at the cell nearest to them
+        inside |= ((column == column.clamp(0, w - 1)) & (row == row.clamp(0, h - 1))) & (dx.abs() + dy.abs() == 0)
+        on_level = torch.ones(n, dtype=torch.bool, device=joints.device)
+        if level > 0:
+            on_level &= size >= gate[0] * s
+        if level < len(strides) - 1:
+            on_level &= size <= gate[1] * s
+        keep = inside & on_level[:, None] & (column >= 0) & (column < w) & (row >= 0) & (row < h)
+        cells.append(torch.where(keep, first + row * w + column, torch.full_like(column, NO_CELL)))
+        centres.append(centre)
+        steps.append(centre.new_full((n, window * window), s))
+        first += h * w
+    return Candidates(torch.cat(cells, 1), torch.cat(centres, 1), torch.cat(steps, 1))
+
+
+def alignment(score: Tensor, quality: Tensor, alpha: float, beta: float) -> Tensor:
+    """score^alpha * quality^beta, the rank of a candidate (task alignment, arXiv 2108.07755, with OKS for IoU)."""
+    return score.pow(alpha) * quality.pow(beta)
+
+
+def one_to_many(rank: Tensor, candidates: Candidates, image: Tensor, num_cells: int, topk: int) -> Tensor:
+    """Dense assignment: each person's ``topk`` best candidates; a cell that several persons claim goes to the best.
+
+    Args:
+        rank: (N, C) alignment, any non-negative finite numbers.
+        candidates: the cells behind the columns.
+        image: (N,) image index of each person.
+        num_cells: A.
+        topk: most cells per person.
+
+    Returns:
+        (N, C) bool.
+    """
+    n, c = rank.shape
+    if n == 0 or c == 0:
+        return torch.zeros_like(rank, dtype=torch.bool)
+    masked = torch.where(candidates.valid, rank, torch.full_like(rank, -1.0))
+    best = masked.topk(min(topk, c), dim=1).indices
+    chosen = torch.zeros_like(rank, dtype=torch.bool).scatter_(1, best, True) & candidates.valid
+    return chosen & _wins_cell(masked, chosen, candidates.cell, image, num_cells)
+
+
+def one_to_one(rank: Tensor, candidates: Candidates, image: Tensor, num_cells: int) -> Tensor:
+    """Exactly one cell per person and at most one person per cell.
+
+    Every person without a cell bids for its best free candidate; a cell goes to the highest bidder, and the others bid
+    again. Each round gives away at least one cell, and nearly always one or two rounds do. Persons are left without a
+    cell only when all their candidates are taken.
+
+    Args and shapes as :func:`one_to_many`.
+
+    Returns:
+        (N,) column of the assigned candidate, NO_CELL for a person that got none.
+    """
+    n, c = rank.shape
+    result = torch.full((n,), NO_CELL, dtype=torch.long, device=rank.device)
+    if n == 0 or c == 0:
+        return result
+    bids = torch.where(candidates.valid, rank, torch.full_like(rank, -1.0))
+    where = (image[:, None] * num_cells + candidates.cell).clamp(min=0)  # (N, C) cell of the whole batch
+    taken = torch.zeros(int(image.max()) * num_cells + num_cells, dtype=torch.bool, device=rank.device)
+    rows = torch.arange(n, device=rank.device)
+    open_ = candidates.valid.any(1)
+    while bool(open_.any()):
+        free = torch.where(taken[where[open_]], torch.full_like(bids[open_], -1.0), bids[open_])
+        bid, column = free.max(1)
+        active = rows[open_][bid >= 0]  # persons whose candidates are all taken drop out
+        column, bid = column[bid >= 0], bid[bid >= 0]
+        target = where[active, column]
+        winner = _first_best(bid, target, len(taken))
+        result[active[winner]] = column[winner]
+        taken[target[winner]] = True
+        open_ = torch.zeros_like(open_).index_fill_(0, active[~winner], True)
+    return result
+
+
+def _wins_cell(rank: Tensor, chosen: Tensor, cell: Tensor, image: Tensor, num_cells: int) -> Tensor:
+    """(N, C) bool: the claim is the best one on its cell."""
+    person, column = chosen.nonzero(as_tuple=True)
+    wins = torch.zeros_like(chosen)
+    if len(person):
+        target = image[person] * num_cells + cell[person, column]
+        wins[person, column] = _first_best(rank[person, column], target, int(target.max()) + 1)
+    return wins
+
+
+def _first_best(bid: Tensor, target: Tensor, size: int) -> Tensor:
+    """(M,) bool: the highest bid on its target, the first one of equals (so that ties never share a cell)."""
+    top = torch.full((size,), -1.0, dtype=bid.dtype, device=bid.device)
+    top.scatter_reduce_(0, target, bid, "amax")
+    order = torch.arange(len(bid), device=bid.device)
+    best = bid == top[target]
+    first = torch.full((size,), len(bid), dtype=torch.long, device=bid.device)
+    first.scatter_reduce_(0, target[best], order[best], "amin")
+    return best & (order == first[target])

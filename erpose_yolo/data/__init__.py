@@ -1,0 +1,1 @@
+"""Data: synthetic people and label files."""

@@ -1,0 +1,236 @@
+"""The keypoint-centric head: per pyramid level a pose tower and score towers; no box branch, no DFL, no NMS.
+
+    features -> pose tower -> offsets, visibility | spread, heatmaps (training only)
+             -> score tower, one-to-one           (deployed)
+             -> score tower, one-to-many          (training only)
+
+Shapes: B images, A cells of all levels (finest first), K joints, C classes. Rows are in pixels of the network input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import Conv, DWConv, Pose
+
+from erpose_yolo.config import Settings
+from erpose_yolo.decode import assemble_rows, decode_boxes, decode_joints, default_margins, derive_boxes, make_cells
+
+LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
+
+
+def depthwise(c1: int, c2: int, k: int) -> nn.Sequential:
+    """Depth-wise k x k, then point-wise: a wide view for few operations."""
+    return nn.Sequential(DWConv(c1, c1, k), Conv(c1, c2, 1))
+
+
+def pose_tower(kind: str, c1: int, c2: int, finest: bool) -> nn.Sequential:
+    """Two blocks from trunk features to joint features.
+
+    Plain 3 x 3 convolutions learn much faster than depth-wise ones, but the finest level holds three quarters of all
+    cells, and two of them there cost as much as the rest of the head. ``mixed`` has one there and two elsewhere.
+    """
+    if kind == "depthwise":
+        return nn.Sequential(depthwise(c1, c2, 5), depthwise(c2, c2, 5))
+    if kind == "plain" or not finest:
+        return nn.Sequential(Conv(c1, c2, 3), Conv(c2, c2, 3))
+    return nn.Sequential(Conv(c1, c2, 3), depthwise(c2, c2, 5))
+
+
+def score_towers(ch: Sequence[int], c: int, classes: int) -> nn.ModuleList:
+    """One tower per level from trunk features to class logits."""
+    return nn.ModuleList(nn.Sequential(depthwise(x, c, 3), depthwise(c, c, 3), nn.Conv2d(c, classes, 1)) for x in ch)
+
+
+def tower_width(width: int, finest_channels: int) -> int:
+    """Channels of the towers: ``width`` on a 64-channel trunk, growing with its square root, in steps of 8."""
+    return max(16, round(width * math.sqrt(finest_channels / 64) / 8) * 8)
+
+
+class PoseBranch(nn.Module):
+    """Joint regression on every level.
+
+    Args:
+        settings: the ``erpose:`` block.
+        num_joints: K.
+        ch: channels per level, finest first.
+        c: channels of the towers.
+    """
+
+    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], c: int) -> None:
+        super().__init__()
+        self.num_joints = num_joints
+        self.centre = settings.offsets == "centre"
+        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain else 0
+        self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
+        self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
+        self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
+        # training only
+        self.spread: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
+        self.heatmap: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in range(maps)) or None
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """Raw outputs, levels in a row: offsets (B, K, 2, A), visibility (B, K, A), and what of training is there."""
+        k = self.num_joints
+        features = [tower(level) for tower, level in zip(self.tower, x)]
+        joints = self._flat(self.joints, features)
+        offsets = joints[:, : 2 * k].unflatten(1, (k, 2))
+        if self.centre:  # every joint relative to a person centre that the cell points at
+            offsets = offsets + joints[:, None, 3 * k :]
+        out = {"offsets": offsets, "visibility": joints[:, 2 * k : 3 * k]}
+        if self.box is not None:
+            out["box"] = self._flat(self.box, features)
+        if self.spread is not None:
+            out["spread"] = self._flat(self.spread, features)
+        if self.heatmap is not None:
+            out["heatmaps"] = self._flat(self.heatmap, features)
+        return out
+
+    @staticmethod
+    def _flat(convs: nn.ModuleList, features: list[Tensor]) -> Tensor:
+        return torch.cat([conv(f).flatten(2) for conv, f in zip(convs, features)], 2)
+
+    def bias_init(self) -> None:
+        for conv in self.spread or ():
+            nn.init.zeros_(conv.weight)
+            nn.init.constant_(conv.bias, LOG_SPREAD_START)
+        for conv in self.heatmap or ():
+            nn.init.constant_(conv.bias, -math.log(99))  # one map cell in a hundred, as focal losses start
+
+    def fuse(self) -> None:
+        """Drop what only training uses."""
+        self.spread = self.heatmap = None
+
+
+class ERPoseHead(Pose):
+    """Pose head without boxes and NMS, a drop-in for the stock Pose head.
+
+    Args:
+        nc: number of classes C.
+        kpt_shape: (K, D), D of 2 or 3.
+        settings: the ``erpose:`` block.
+        ch: channels per level, finest first.
+
+    Attributes:
+        margins: (4, 3 + K) buffer, fitted to the training labels (decode.fit_margins).
+        dense: leave top-k to the host and return a row per cell (runtimes without TopK).
+    """
+
+    dense = False
+
+    def __init__(self, nc: int, kpt_shape: Sequence[int], settings: Settings, ch: Sequence[int]) -> None:
+        nn.Module.__init__(self)  # not the stock constructors: they would build the box branch
+        self.nc, self.nl, self.reg_max = nc, len(ch), 1
+        self.kpt_shape, self.nk = list(kpt_shape), kpt_shape[0] * kpt_shape[1]
+        self.no = nc + 4 + self.nk
+        self.settings = settings
+        self.stride = torch.zeros(self.nl)
+        c = tower_width(settings.width, ch[0])
+        self.pose: PoseBranch | None = PoseBranch(settings, kpt_shape[0], ch, c)
+        self.one2one_pose = PoseBranch(settings, kpt_shape[0], ch, c) if settings.pose_branch == "separate" else None
+        many, one = settings.supervision != "one2one", settings.supervision != "one2many"
+        self.one2many_score: nn.ModuleList | None = score_towers(ch, c, nc) if many else None
+        self.one2one_score: nn.ModuleList | None = score_towers(ch, c, nc) if one else None
+        self.register_buffer("margins", default_margins(kpt_shape[0]))
+
+    # What stock code asks of a head. end2end is a fact here, not a mode: the deployed scores are one-to-one whatever
+    # the nms argument says, so assignments to it are ignored.
+    @property
+    def end2end(self) -> bool:
+        return True
+
+    @end2end.setter
+    def end2end(self, value: bool) -> None:
+        pass
+
+    @property
+    def deployed(self) -> PoseBranch:
+        """The pose branch that inference reads."""
+        branch = self.one2one_pose or self.pose
+        assert branch is not None
+        return branch
+
+    @property
+    def cv2(self) -> nn.ModuleList | None:
+        """Stock code reads: not None until fused."""
+        return self.deployed.spread
+
+    @property
+    def one2one_cv2(self) -> nn.ModuleList | None:
+        """Stock code reads: there is a one-to-one head, so resume its loss schedule."""
+        return self.deployed.joints
+
+    @property
+    def cv3(self) -> nn.ModuleList | None:
+        """Stock code reads: layers with the learning rate of classifiers (MuSGD)."""
+        return self.one2many_score
+
+    @property
+    def one2one_cv3(self) -> nn.ModuleList | None:
+        return self.one2one_score
+
+    def bias_init(self) -> None:
+        """Start scores at the share of cells that hold a person, spreads and heatmaps at their priors."""
+        for towers in (self.one2many_score, self.one2one_score):
+            for tower, stride in zip(towers or (), self.stride.tolist()):
+                nn.init.constant_(tower[-1].bias, math.log(5 / self.nc / (640 / stride) ** 2))
+        for branch in (self.pose, self.one2one_pose):
+            if branch is not None:
+                branch.bias_init()
+
+    def raw(self, x: list[Tensor]) -> dict[str, Tensor]:
+        """Raw outputs of every part that is there, as losses.ERPoseLoss takes them."""
+        # the one-to-one assignment contradicts the dense one, so it does not steer the trunk where both are learnt
+        apart = [f.detach() for f in x] if self.training and self.one2many_score is not None else x
+        out = self.pose(x) if self.pose is not None else {}
+        if self.one2one_pose is not None:
+            out |= {f"one2one_{k}" if self.pose is not None else k: v for k, v in self.one2one_pose(apart).items()}
+        for name, towers, source in (("one2many", self.one2many_score, x), ("one2one", self.one2one_score, apart)):
+            if towers is not None:
+                out[name] = torch.cat([tower(f).flatten(2) for tower, f in zip(towers, source)], 2)
+        return out
+
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor] | Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Run the head.
+
+        Args:
+            x: feature maps, finest first, each (B, channels, H, W).
+
+        Returns:
+            In training the raw outputs and "feats"; in export the rows; otherwise (rows, raw outputs). Rows are
+            (B, max_det, 6 + K*D) sorted by score, or (B, A, 6 + K*D) with one row per cell where ``dense`` is set.
+        """
+        raw = {**self.raw(x), "feats": x}
+        if self.training:
+            return raw
+        rows = self.rows(raw)
+        return rows if self.export else (rows, raw)
+
+    def rows(self, raw: dict[str, Tensor]) -> Tensor:
+        """Decode raw outputs to ``x1 y1 x2 y2 score class joints`` rows."""
+        x = raw["feats"]
+        prefix = "one2one_" if "one2one_offsets" in raw else ""
+        centres, strides = make_cells([f.shape[2:] for f in x], self.stride.tolist(), x[0])
+        joints = decode_joints(raw[prefix + "offsets"], centres, strides)
+        visibility = raw[prefix + "visibility"].sigmoid()
+        if prefix + "box" in raw:
+            boxes = decode_boxes(raw[prefix + "box"], centres, strides)
+        else:
+            boxes = derive_boxes(joints, visibility, self.margins)
+        scores = raw["one2one" if "one2one" in raw else "one2many"].sigmoid()
+        table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
+        if not self.dense:
+            return self.postprocess(table)
+        score, category = table[..., 4 : 4 + self.nc].max(-1, keepdim=True)
+        return torch.cat((table[..., :4], score, category.to(score.dtype), table[..., 4 + self.nc :]), -1)
+
+    def fuse(self) -> None:
+        """Drop what only training uses; rows stay as they are."""
+        if self.one2one_pose is not None:
+            self.pose = None
+        if self.one2one_score is not None:
+            self.one2many_score = None
+        self.deployed.fuse()

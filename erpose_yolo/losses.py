@@ -1,0 +1,353 @@
+"""Losses of ER-Pose: smooth OKS, scores that learn pose quality, joint heatmaps, visibility.
+
+Plain torch on tensors; nothing here knows Ultralytics. All arithmetic is float32 whatever the autocast type.
+
+Shapes: B images, A cells of all levels, K joints, N persons of the batch in a row, D assigned (person, cell) pairs.
+Units: pixels of the network input, unless a name says cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from erpose_yolo import assigner
+from erpose_yolo.assigner import NO_CELL, Candidates
+from erpose_yolo.config import Settings, at
+from erpose_yolo.decode import decode_boxes, decode_joints, default_margins, derive_boxes, make_cells
+from erpose_yolo.oks import kernel, mean_over_labelled, oks_error
+
+# A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
+# and the bound keeps the gradient of a small person's joint finite.
+MIN_LOG_SPREAD, MAX_LOG_SPREAD = -4.0, 4.0
+LOSS_NAMES = ("pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Persons of a batch, flattened over images.
+
+    Attributes:
+        image: (N,) image index.
+        joints: (N, K, 3) pixels and visibility; at least one joint of each labelled.
+        box: (N, 4) corners in pixels.
+        area: (N,) object area in square pixels (oks.object_area).
+        category: (N,) class index.
+        ignore_image: (I,) image index of each ignore region.
+        ignore_box: (I, 4) corners in pixels; cells inside are neither positives nor background.
+    """
+
+    image: Tensor
+    joints: Tensor
+    box: Tensor
+    area: Tensor
+    category: Tensor
+    ignore_image: Tensor
+    ignore_box: Tensor
+
+
+def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
+    """Smooth OKS loss of single joints.
+
+    OKS measures the distance r = sqrt(2e) in tolerances. Where exp(-r^2/2) has lost its gradient a few tolerances away
+    and is flat at the joint, exp(-(sqrt(1 + (r/b)^2) - 1)) has the same value and curvature at r = 0 but an
+    exponential tail. Its negative logarithm is quadratic within b and linear beyond: the gradient is bounded by 1/b and
+    never vanishes. The spread b (in tolerances) is predicted per joint while training; the log b terms make the whole a
+    likelihood, so b follows the error down and the loss sharpens itself.
+
+    Args:
+        error: (...) e_k of the OKS formula.
+        log_spread: (...) log b.
+
+    Returns:
+        (...) loss.
+    """
+    log_b = MIN_LOG_SPREAD + F.softplus(log_spread - MIN_LOG_SPREAD)
+    ratio = 2 * error * torch.exp(-2 * log_b)
+    return ratio / (torch.sqrt(1 + ratio) + 1) + 2 * log_b
+
+
+def laplace_loss(error: Tensor, log_spread: Tensor) -> Tensor:
+    """Negative log-likelihood of an isotropic Laplace law in tolerances: r/b + 2 log b. Kinked at the joint."""
+    log_b = MIN_LOG_SPREAD + F.softplus(log_spread - MIN_LOG_SPREAD)
+    return torch.sqrt(2 * error + 1e-6) * torch.exp(-log_b) + 2 * log_b
+
+
+def plain_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
+    """1 - exp(-e), the loss of YOLO-Pose (arXiv 2204.06806). Its gradient vanishes far away."""
+    return 1 - kernel(error)
+
+
+JOINT_LOSSES = {"smooth_oks": smooth_oks_loss, "laplace": laplace_loss, "oks": plain_oks_loss}
+
+
+def pose_loss(kind: str, error: Tensor, log_spread: Tensor, labelled: Tensor) -> Tensor:
+    """Loss of whole poses.
+
+    Args:
+        kind: one of config.CHOICES["pose_loss"]; "log_oks" is -log of the mean OKS kernel, the others are means over
+            labelled joints.
+        error: (D, K) e_k of the OKS formula.
+        log_spread: (D, K).
+        labelled: (D, K) bool.
+
+    Returns:
+        (D,).
+    """
+    if kind == "log_oks":
+        return -torch.log(mean_over_labelled(kernel(error, 1.0), labelled).clamp(min=1e-9))
+    return mean_over_labelled(JOINT_LOSSES[kind](error, log_spread), labelled)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Assigned pairs: person index, cell index in its image, and the score target. All (D,)."""
+
+    person: Tensor
+    cell: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What assignment and losses of one batch share: targets, the grid, ignore regions, candidates."""
+
+    targets: Targets
+    shapes: Sequence[tuple[int, int]]
+    centres: Tensor  # (2, A) pixels
+    strides: Tensor  # (1, A) pixels
+    background: Tensor  # (B, A) bool: may be taught to be background, i.e. lies in no ignore region
+    found: Candidates
+
+
+def branch_outputs(outputs: dict[str, Tensor], assignment: str) -> dict[str, Tensor]:
+    """Outputs of the pose branch that an assignment trains: its own where there is one, else the shared one."""
+    own = f"{assignment}_"
+    if own + "offsets" not in outputs:
+        own = ""
+    return {k: outputs[own + k] for k in ("offsets", "visibility", "spread", "box") if own + k in outputs}
+
+
+def box_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU (arXiv 1902.09630) of aligned boxes (D, 4), corners in pixels."""
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    both = (high - low).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - both
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1).clamp(min=1e-6)
+    iou = both / union.clamp(min=1e-6)
+    return iou, iou - (hull - union) / hull
+
+
+class ERPoseLoss:
+    """Assignment and losses of one batch.
+
+    Args:
+        settings: the ``erpose:`` block.
+        sigmas: (K,) OKS sigmas.
+        strides: pixels per cell of each level, finest first.
+        num_classes: C.
+    """
+
+    def __init__(self, settings: Settings, sigmas: Tensor, strides: Sequence[float], num_classes: int = 1) -> None:
+        self.settings = settings
+        self.sigmas = sigmas.float()
+        self.strides = [float(s) for s in strides]
+        self.num_classes = num_classes
+
+    def __call__(
+        self, outputs: dict[str, Tensor], targets: Targets, shapes: Sequence[tuple[int, int]], progress: float = 0.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch.
+
+        Args:
+            outputs: raw head outputs: ``offsets`` (B, K, 2, A), ``spread`` (B, K, A), ``visibility`` (B, K, A),
+                ``one2many`` and ``one2one`` (B, C, A) logits (either may be missing), ``heatmaps`` (B, K, A_h) logits of
+                the first levels (may be missing), ``box`` (B, 4, A) (may be missing).
+            targets: persons and ignore regions.
+            shapes: (height, width) in cells of each level.
+            progress: share of the training that is over, drives the schedules.
+
+        Returns:
+            Scalar loss (a mean over persons and images, not multiplied by the batch size) and its detached, gained terms
+            by name.
+        """
+        s = self.settings
+        outputs = {k: v.float() for k, v in outputs.items()}
+        scene = self._scene(outputs, targets, shapes)
+        dense = at(s.dense_weight, progress) if s.supervision == "dual" else float(s.supervision == "one2many")
+        zero = sum((v.sum() * 0.0 for v in outputs.values()), torch.zeros((), device=scene.centres.device))
+        items: dict[str, Tensor] = {name: zero for name in LOSS_NAMES}  # every output is in the graph, persons or not
+
+        for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):
+            if name not in outputs:
+                continue
+            branch = branch_outputs(outputs, name)
+            pairs = self.assign(name, outputs[name], branch, scene, progress)
+            items[label] = s.score_gain * share * self._score_loss(outputs[name], pairs, scene)
+            if len(pairs.person):
+                for key, value in self._pose_terms(branch, pairs, scene).items():
+                    items[key] = items.get(key, zero) + share * value
+        if "heatmaps" in outputs:
+            items["heat_loss"] = s.heatmap_gain * self._heatmap_loss(outputs["heatmaps"], scene)
+        if "box" in outputs:
+            items.setdefault("box_loss", zero)
+        return sum(items.values(), zero), {k: v.detach() for k, v in items.items()}
+
+    def _scene(self, outputs: dict[str, Tensor], targets: Targets, shapes: Sequence[tuple[int, int]]) -> Scene:
+        offsets = outputs["offsets"]
+        centres, strides = make_cells(shapes, self.strides, offsets)
+        if offsets.shape[3] != centres.shape[1] or offsets.shape[1] != targets.joints.shape[1]:
+            raise ValueError(
+                f"offsets must be (B, K, 2, A) with K={targets.joints.shape[1]} joints of the targets and "
+                f"A={centres.shape[1]} cells of the levels {list(shapes)}, got {tuple(offsets.shape)}"
+            )
+        background = torch.ones((len(offsets), centres.shape[1]), dtype=torch.bool, device=centres.device)
+        for image, box in zip(targets.ignore_image.tolist(), targets.ignore_box, strict=True):
+            background[image] &= ~((centres > box[:2, None]) & (centres < box[2:, None])).all(0)
+        found = assigner.find_candidates(
+            targets.joints, targets.area, shapes, self.strides, self.settings.window, self.settings.gate
+        )
+        return Scene(targets, shapes, centres, strides, background, found)
+
+    @torch.no_grad()
+    def assign(self, name: str, scores: Tensor, branch: dict[str, Tensor], scene: Scene, progress: float) -> Pairs:
+        """Pairs of persons and cells from the current predictions.
+
+        Args:
+            name: "one2many" or "one2one".
+            scores: (B, C, A) logits of that assignment.
+            branch: outputs of the pose branch that belongs to it.
+            scene: the batch.
+            progress: share of the training that is over.
+        """
+        s, targets, found = self.settings, scene.targets, scene.found
+        num_cells = scene.centres.shape[1]
+        person, column = found.valid.nonzero(as_tuple=True)
+        cell = found.cell[person, column]
+        joints = self._joints(branch, person, cell, scene)
+        labelled = targets.joints[person][..., 2] > 0
+        error = oks_error(joints, targets.joints[person], targets.area[person], self.sigmas.to(joints.device))
+        similarity = mean_over_labelled(kernel(error, at(s.tail, progress)), labelled)
+        if s.assigner == "oks":
+            ranked_by = similarity
+        elif s.assigner == "iou":
+            boxes = self._boxes(branch, joints, person, cell, scene)
+            ranked_by = box_overlap(boxes, targets.box[person])[0].clamp(min=0)
+        else:
+            away = (found.centre[person, column] - assigner.labelled_extent(targets.joints)[0][person]).norm(dim=-1)
+            ranked_by = torch.exp(-away / targets.area[person].sqrt())
+        score = scores[targets.image[person], targets.category[person], cell].sigmoid()
+
+        def table(values: Tensor) -> Tensor:
+            return values.new_zeros(found.cell.shape).index_put((person, column), values)
+
+        rank, quality = table(assigner.alignment(score, ranked_by, s.alpha, s.beta)), table(similarity)
+        floor = at(s.score_floor, progress)
+        if name == "one2many":
+            chosen = assigner.one_to_many(rank, found, targets.image, num_cells, s.topk)
+            p, c = chosen.nonzero(as_tuple=True)
+            # cells of one person share its best quality in proportion to their rank
+            best = (rank * chosen).amax(1).clamp(min=1e-12)[p]
+            top = (quality * chosen).amax(1)[p]
+            target = (rank[p, c] / best) * (floor + (1 - floor) * top)
+        else:
+            column_of = assigner.one_to_one(rank, found, targets.image, num_cells)
+            p = (column_of != NO_CELL).nonzero(as_tuple=True)[0]
+            c = column_of[p]
+            target = floor + (1 - floor) * quality[p, c]
+        return Pairs(p, found.cell[p, c], target if s.score_target == "oks" else torch.ones_like(target))
+
+    @staticmethod
+    def _joints(branch: dict[str, Tensor], person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
+        """(D, K, 2) pixels: the poses that cells predict in the images of the persons they are paired with."""
+        raw = branch["offsets"][scene.targets.image[person], :, :, cell]
+        return decode_joints(raw, scene.centres.T[cell], scene.strides.T[cell])
+
+    def _boxes(
+        self, branch: dict[str, Tensor], joints: Tensor, person: Tensor, cell: Tensor, scene: Scene
+    ) -> Tensor:
+        """(D, 4) corners in pixels, of the learned branch where there is one, else derived from the joints."""
+        if "box" in branch:
+            sides = branch["box"][scene.targets.image[person], :, cell]  # (D, 4)
+            return decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T
+        visible = (scene.targets.joints[person][..., 2] > 0).to(joints.dtype)
+        margins = default_margins(joints.shape[1]).to(joints.device)
+        return derive_boxes(joints.permute(1, 2, 0)[None], visible.T[None], margins)[0].T
+
+    def _pose_terms(self, branch: dict[str, Tensor], pairs: Pairs, scene: Scene) -> dict[str, Tensor]:
+        """Pose, visibility and box loss by name; each person weighs the same, however many cells learn it."""
+        s, targets = self.settings, scene.targets
+        image, cell = targets.image[pairs.person], pairs.cell
+        wanted = targets.joints[pairs.person]
+        labelled = wanted[..., 2] > 0
+        count = torch.bincount(pairs.person, minlength=len(targets.image))
+        weight = 1 / count[pairs.person].float()
+        weight = weight / weight.sum()
+        joints = self._joints(branch, pairs.person, cell, scene)
+        error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
+        pose = pose_loss(s.pose_loss, error, branch["spread"][image, :, cell], labelled)
+        logits = branch["visibility"][image, :, cell]
+        visible = F.binary_cross_entropy_with_logits(logits, labelled.float(), reduction="none").mean(1)
+        terms = {
+            "pose_loss": s.pose_gain * (pose * weight).sum(),
+            "kobj_loss": s.visibility_gain * (visible * weight).sum(),
+        }
+        if "box" in branch:
+            boxes = self._boxes(branch, joints, pairs.person, cell, scene)
+            terms["box_loss"] = s.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
+        return terms
+
+    @staticmethod
+    def _score_loss(scores: Tensor, pairs: Pairs, scene: Scene) -> Tensor:
+        """Binary cross-entropy of all cells but those in ignore regions, per unit of positive target."""
+        wanted = torch.zeros_like(scores)
+        wanted[scene.targets.image[pairs.person], scene.targets.category[pairs.person], pairs.cell] = pairs.target
+        keep = scene.background[:, None] | (wanted > 0)
+        loss = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        return (loss * keep).sum() / wanted.sum().clamp(min=1)
+
+    def _heatmap_loss(self, logits: Tensor, scene: Scene) -> Tensor:
+        """Penalty-reduced focal loss of joint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled joint."""
+        wanted = heatmap_targets(scene.targets, self.sigmas, scene.shapes, self.strides, logits)
+        keep = scene.background[:, None, : logits.shape[2]]
+        p = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+        peak = wanted == 1
+        loss = torch.where(peak, (1 - p).square() * -p.log(), (1 - wanted) ** 4 * p.square() * -(1 - p).log() * keep)
+        return loss.sum() / peak.sum().clamp(min=1)
+
+
+def heatmap_targets(
+    targets: Targets, sigmas: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[float], like: Tensor
+) -> Tensor:
+    """Gaussian bumps, one map per joint, on as many levels as ``like`` covers.
+
+    The bump's width is the joint's OKS tolerance, held between 0.6 and 2 cells, so a map is as sharp as the metric asks
+    and the level allows. Where bumps meet the higher one stays.
+
+    Returns:
+        (B, K, A_h) in [0, 1]; exactly 1 in the cell that holds a labelled joint.
+    """
+    b, k, length = like.shape
+    out = torch.zeros_like(like)
+    reach = torch.arange(-4, 5, device=like.device)
+    dx, dy = reach.repeat(9), reach.repeat_interleave(9)
+    person, joint = (targets.joints[..., 2] > 0).nonzero(as_tuple=True)
+    xy = targets.joints[person, joint, :2]
+    spread = targets.area[person].sqrt() * 2 * sigmas.to(like.device)[joint]
+    first = 0
+    for (h, w), s in zip(shapes, strides, strict=True):
+        if first >= length:
+            break
+        column, row = (xy / s).floor().long().unbind(1)
+        std = (spread / s).clamp(0.6, 2.0)[:, None]
+        value = torch.exp(-(dx * dx + dy * dy) / (2 * std * std))  # (J, 81)
+        x, y = column[:, None] + dx, row[:, None] + dy
+        inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+        where = (targets.image[person, None] * k + joint[:, None]) * length + first + y * w + x
+        out.view(-1).scatter_reduce_(0, where[inside], value[inside].to(out.dtype), "amax")
+        first += h * w
+    return out

@@ -1,0 +1,223 @@
+"""ER-Pose as an Ultralytics model: a stock trunk, our head in place of its last row, and the loss for its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.tasks import PoseModel, yaml_model_load
+from ultralytics.utils import LOGGER, YAML
+from ultralytics.utils.checks import check_yaml
+from ultralytics.utils.torch_utils import initialize_weights
+
+from erpose_yolo import catalog, compat
+from erpose_yolo.config import Settings
+from erpose_yolo.head import ERPoseHead, PoseBranch
+from erpose_yolo.losses import ERPoseLoss, Targets
+from erpose_yolo.oks import object_area, sigmas_for
+
+HEAD = ERPoseHead.__name__
+
+
+def load_model_yaml(name: str | Path) -> dict[str, Any]:
+    """Read a model YAML of ours into the complete form that Ultralytics parses.
+
+    Two forms are read: ``trunk: yolo26.yaml`` names a stock YAML whose last row gives way to our head; or the file lists
+    ``backbone`` and ``head`` rows itself, the last of them ``[[levels], 1, ERPoseHead, [nc, kpt_shape]]``.
+
+    Args:
+        name: shipped name such as ``erpose-n.yaml``, or a path.
+
+    Returns:
+        Dictionary with backbone, head, scales, scale, nc, kpt_shape and erpose.
+
+    Raises:
+        ValueError: unknown scale, missing kpt_shape, or a YAML that does not end in our head.
+        FileNotFoundError: no such YAML.
+    """
+    found = catalog.find_model(name)
+    if found is None:
+        raise FileNotFoundError(f"'{name}' is not a model YAML of erpose-yolo. Shipped: {', '.join(catalog.list_models())}.")
+    path, scale = found
+    cfg = YAML.load(path)
+    if "kpt_shape" not in cfg:
+        raise ValueError(f"{path}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (joints, values each).")
+    if "trunk" in cfg:
+        trunk = yaml_model_load(check_yaml(cfg.pop("trunk")))
+        rows, (levels, *_) = trunk["head"][:-1], trunk["head"][-1]
+        keep = {k: v for k, v in trunk.items() if k in ("backbone", "scales", "activation", "depth_multiple", "width_multiple")}
+        cfg = {**keep, **cfg, "head": [*rows, [levels, 1, HEAD, ["nc", "kpt_shape"]]]}
+    if not isinstance(cfg.get("head"), list) or cfg["head"][-1][2] != HEAD:
+        raise ValueError(f"{path}: the last row of head must be [[levels], 1, {HEAD}, [nc, kpt_shape]], or give 'trunk:'.")
+    if cfg.get("scales"):
+        if scale and scale not in cfg["scales"]:
+            raise ValueError(f"'{name}' has no scale '{scale}'. The scales of {path.name} are {', '.join(cfg['scales'])}.")
+        cfg["scale"] = scale or next(iter(cfg["scales"]))
+    cfg["yaml_file"] = str(name)
+    Settings.from_dict(cfg.get("erpose"), str(path))  # bad keys are named now, with their file
+    return cfg
+
+
+class ERPoseModel(PoseModel):
+    """Trunk and ER-Pose head.
+
+    Args:
+        cfg: model name, path, or the dictionary of :func:`load_model_yaml`.
+        ch: input channels.
+        nc: number of classes, None for the YAML's.
+        data_kpt_shape: (K, D) of the data set, (None, None) for the YAML's.
+        verbose: print the layers.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | dict[str, Any] = "erpose-n.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        data_kpt_shape: Sequence[int | None] = (None, None),
+        verbose: bool = True,
+    ) -> None:
+        cfg = deepcopy(cfg) if isinstance(cfg, dict) else load_model_yaml(cfg)
+        settings = Settings.from_dict(cfg.get("erpose"), str(cfg.get("yaml_file", "the model YAML")))
+        # parse_model knows stock heads only: let it build the smallest one, read the widths off it, and take its place
+        stock = deepcopy(cfg)
+        stock["head"][-1] = [*stock["head"][-1][:2], "Pose", ["nc", "kpt_shape"]]
+        stock["reg_max"] = 1
+        super().__init__(stock, ch=ch, nc=nc, data_kpt_shape=data_kpt_shape, verbose=False)
+        self.yaml["head"][-1][2] = HEAD
+        self.kpt_shape = list(self.kpt_shape)
+        if len(self.kpt_shape) != 2 or self.kpt_shape[0] < 1 or self.kpt_shape[1] not in (2, 3):
+            raise ValueError(f"kpt_shape must be [joints, 2 or 3], got {self.kpt_shape}. Mend it in the data or model YAML.")
+
+        placeholder = self.model[-1]
+        widths = [tower[0].conv.in_channels for tower in placeholder.cv4]
+        head = ERPoseHead(self.yaml["nc"], self.kpt_shape, settings, widths)
+        head.i, head.f, head.type, head.stride = placeholder.i, placeholder.f, HEAD, placeholder.stride
+        head.np = sum(p.numel() for p in head.parameters())
+        head.inplace = self.inplace
+        initialize_weights(head)
+        head.bias_init()
+        self.model[-1] = head
+        self.kpt_oks_sigmas: Sequence[float] | None = None
+        if verbose:
+            for layer in self.model:
+                LOGGER.info(f"{layer.i:>3}{layer.f!s:>20}{layer.np:12.0f}  {layer.type}")
+            self.info()
+            LOGGER.info("")
+
+    @property
+    def settings(self) -> Settings:
+        return self.model[-1].settings
+
+    def init_criterion(self) -> Criterion:
+        """Criterion with the schedules at their start."""
+        return Criterion(self)
+
+    def load(self, weights: dict[str, Any] | nn.Module, verbose: bool = True) -> None:
+        """Take over every tensor of the same name and shape: all of a model of ours, the trunk of a stock one.
+
+        Args:
+            weights: checkpoint dictionary or module.
+            verbose: log how many tensors were taken.
+        """
+        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        theirs = source.float().state_dict()
+        ours = self.state_dict()
+        last = f"model.{len(self.model) - 1}."
+        same_head = isinstance(source.model[-1], ERPoseHead) if hasattr(source, "model") else False
+        taken = {
+            k: v
+            for k, v in theirs.items()
+            if k in ours and ours[k].shape == v.shape and (same_head or not k.startswith(last))
+        }
+        self.load_state_dict(taken, strict=False)
+        self.pt_path = getattr(source, "pt_path", None)
+        trunk = sum(not k.startswith(last) for k in ours)
+        got = sum(not k.startswith(last) for k in taken)
+        if verbose:
+            LOGGER.info(
+                f"Transferred {len(taken)}/{len(ours)} tensors from pretrained weights: "
+                f"trunk {got}/{trunk}, head {len(taken) - got}/{len(ours) - trunk}"
+            )
+        if got == 0:
+            LOGGER.warning(
+                "None of the pretrained tensors fits this trunk: training starts from random weights. "
+                f"Take weights of the same family and scale as {self.yaml.get('yaml_file')}."
+            )
+
+
+class Criterion:
+    """Ultralytics batches in, ER-Pose losses out; keeps count of epochs for the schedules.
+
+    Attributes:
+        updates: epochs that are over; the trainer calls :meth:`update` after each and sets it on resume.
+    """
+
+    def __init__(self, model: ERPoseModel) -> None:
+        head = model.model[-1]
+        sigmas = sigmas_for(model.kpt_shape[0], getattr(model, "kpt_oks_sigmas", None))
+        self.loss = ERPoseLoss(head.settings, sigmas, head.stride.tolist(), head.nc)
+        args = model.args
+        self.epochs = int(args["epochs"] if isinstance(args, dict) else args.epochs)
+        self.updates = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is over, in [0, 1]."""
+        return min(self.updates / max(self.epochs - 1, 1), 1.0)
+
+    def update(self) -> None:
+        """An epoch is over."""
+        self.updates += 1
+
+    def __call__(
+        self, preds: dict[str, Any] | tuple[Tensor, dict[str, Any]], batch: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch.
+
+        Args:
+            preds: head outputs of training mode, or the (rows, outputs) of validation.
+            batch: collated Ultralytics batch with img, batch_idx, cls, bboxes, keypoints (normalised).
+
+        Returns:
+            Loss times batch size (Ultralytics' convention) and the detached terms by name.
+        """
+        outputs = dict(preds[1] if isinstance(preds, tuple) else preds)
+        features = outputs.pop("feats")
+        targets = to_targets(batch, features[0].device)
+        loss, items = self.loss(outputs, targets, [tuple(f.shape[2:]) for f in features], self.progress)
+        return loss * len(features[0]), items
+
+
+def to_targets(batch: dict[str, Any], device: torch.device) -> Targets:
+    """Persons and ignore regions of a collated batch, in pixels of the network input.
+
+    A person without any labelled joint teaches nothing about joints and is no background either: its box becomes an
+    ignore region.
+    """
+    height, width = batch["img"].shape[2:]
+    size = torch.tensor([width, height], dtype=torch.float32, device=device)
+    joints = batch["keypoints"].to(device).float().clone()
+    joints[..., :2] *= size
+    boxes = batch["bboxes"].to(device).float().view(-1, 4)
+    centre, side = boxes[:, :2] * size, boxes[:, 2:] * size
+    boxes = torch.cat((centre - side / 2, centre + side / 2), 1)
+    image = batch["batch_idx"].to(device).long().view(-1)
+    category = batch["cls"].to(device).long().view(-1)
+    known = (joints[..., 2] > 0).any(1) if joints.numel() else torch.zeros(len(joints), dtype=torch.bool, device=device)
+    return Targets(
+        image=image[known],
+        joints=joints[known],
+        box=boxes[known],
+        area=object_area(boxes[known]),
+        category=category[known],
+        ignore_image=image[~known],
+        ignore_box=boxes[~known],
+    )
+
+
+compat.register_safe_globals([ERPoseModel, ERPoseHead, PoseBranch, Settings])

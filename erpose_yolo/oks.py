@@ -1,0 +1,143 @@
+"""Object Keypoint Similarity: sigmas, the area rule, the error in tolerances and the kernels built on it.
+
+Every other module takes its OKS from here, so that loss, assigner and metric cannot drift apart.
+
+Shapes: N pairs of poses, K joints. Coordinates are pixels of the network input, x to the right and y down, with
+(0, 0) the top left corner of the top left pixel (YOLO labels times image size).
+
+Formula (COCO keypoint evaluation, https://cocodataset.org/#keypoints-eval, as computed by pycocotools):
+    e_k = |p_k - g_k|^2 / (2 * A * (2 * sigma_k)^2)        OKS = sum_k [v_k > 0] exp(-e_k) / sum_k [v_k > 0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# COCO's published per-joint standard deviations (pycocotools.cocoeval.Params), nose to right ankle.
+COCO_SIGMAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+)  # fmt: skip
+
+# Share of a person's box that its segment covers, the figure that CrowdPose's evaluation and Ultralytics use where no
+# segment is at hand (xtcocotools cocoeval).
+BOX_FILL = 0.53
+
+# A lone joint or joints on one line span no area; the box of such a person is widened to this share of its long side.
+MIN_ASPECT = 0.25
+
+# Least area in square pixels: keeps the tolerance of a one-joint person near a pixel instead of zero.
+MIN_AREA = 16.0
+
+
+def sigmas_for(num_joints: int, custom: Sequence[float] | Tensor | None = None) -> Tensor:
+    """Return the OKS sigmas of a data set.
+
+    Args:
+        num_joints: K.
+        custom: the data set's own ``kpt_oks_sigmas``, or None for COCO's where K is 17 and 1/K elsewhere (the
+            Ultralytics convention).
+
+    Returns:
+        Float32 tensor (K,).
+
+    Raises:
+        ValueError: custom sigmas are not K positive finite numbers.
+    """
+    if custom is None:
+        return torch.tensor(COCO_SIGMAS) if num_joints == len(COCO_SIGMAS) else torch.full((num_joints,), 1 / num_joints)
+    sigmas = torch.as_tensor(custom, dtype=torch.float32).flatten().cpu()
+    if len(sigmas) != num_joints or not bool((sigmas > 0).all()) or not bool(sigmas.isfinite().all()):
+        raise ValueError(
+            f"kpt_oks_sigmas must hold {num_joints} positive numbers, one per joint of kpt_shape, "
+            f"got {len(sigmas)}: {sigmas.tolist()}. Mend kpt_oks_sigmas in the data YAML."
+        )
+    return sigmas
+
+
+def object_area(box: Tensor, segment: Tensor | None = None) -> Tensor:
+    """The area rule: the segment's area where it is known, else BOX_FILL of the box.
+
+    A box without joints' annotation is the caller's business: derive it from the joints (``decode.derive_boxes``).
+
+    Args:
+        box: (..., 4) corners x1 y1 x2 y2 in pixels.
+        segment: (...) area in square pixels, not positive where unknown.
+
+    Returns:
+        (...) area A in square pixels, at least MIN_AREA.
+    """
+    side = (box[..., 2:] - box[..., :2]).clamp(min=0)
+    side = torch.maximum(side, MIN_ASPECT * side.amax(-1, keepdim=True))
+    area = BOX_FILL * side.prod(-1)
+    if segment is not None:
+        area = torch.where(segment > 0, segment, area)
+    return area.clamp(min=MIN_AREA)
+
+
+def tolerance(area: Tensor, sigmas: Tensor) -> Tensor:
+    """Distance in pixels at which a joint's OKS falls to exp(-1/2): sqrt(A) * 2 sigma.
+
+    Args:
+        area: (...) object area in square pixels.
+        sigmas: (K,).
+
+    Returns:
+        (..., K) pixels.
+    """
+    return area.sqrt()[..., None] * (2 * sigmas)
+
+
+def oks_error(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor) -> Tensor:
+    """Squared distance in tolerances, halved: the e_k of the OKS formula.
+
+    Args:
+        pred: (..., K, 2) pixels.
+        target: (..., K, 2 or 3) pixels; a third column is not read.
+        area: (...) object area in square pixels.
+        sigmas: (K,).
+
+    Returns:
+        (..., K), zero where joints coincide.
+    """
+    offset = (pred - target[..., :2]) / tolerance(area, sigmas)[..., None]
+    return offset.square().sum(-1) / 2
+
+
+def kernel(error: Tensor, tail: float = float("inf")) -> Tensor:
+    """Similarity of one joint: (1 + e/t)^(-t), which is exp(-e) as the tail parameter t grows.
+
+    exp(-e) underflows to zero a few tolerances away, where every candidate of an untrained network lies; the rational
+    form (a Student-t profile) still ranks them.
+
+    Args:
+        error: e_k, any shape.
+        tail: t > 0; infinity gives OKS itself.
+    """
+    if tail == float("inf"):
+        return torch.exp(-error)
+    return torch.exp(-tail * torch.log1p(error / tail))
+
+
+def mean_over_labelled(values: Tensor, labelled: Tensor) -> Tensor:
+    """Mean of (..., K) values over the labelled joints, zero where none is labelled."""
+    weight = labelled.to(values.dtype)
+    return (values * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+
+
+def oks(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor, tail: float = float("inf")) -> Tensor:
+    """OKS of aligned pairs of poses.
+
+    Args:
+        pred: (..., K, 2) pixels.
+        target: (..., K, 3) pixels and visibility; joints with visibility 0 do not count.
+        area: (...) object area of the target in square pixels.
+        sigmas: (K,).
+        tail: see :func:`kernel`; infinity for OKS as COCO defines it.
+
+    Returns:
+        (...) in [0, 1]; 0 for a target without labelled joints.
+    """
+    return mean_over_labelled(kernel(oks_error(pred, target, area, sigmas), tail), target[..., 2] > 0)

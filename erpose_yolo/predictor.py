@@ -1,0 +1,31 @@
+"""Prediction without NMS: rows, a threshold, Results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from ultralytics.models.yolo.pose import PosePredictor
+from ultralytics.utils import ops
+
+from erpose_yolo.decode import select_rows
+
+
+class ERPosePredictor(PosePredictor):
+    """Stock pose predictor whose post-processing is a threshold."""
+
+    def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Any]:
+        """Turn network output into Results.
+
+        Args:
+            preds: rows (B, R, 6 + K*D), alone or first in a tuple.
+            img: (B, 3, H, W) network input.
+            orig_imgs: original images, a list of arrays or a tensor.
+            **kwargs: what other predictors take (an IoU threshold, say); there is no NMS to use it.
+        """
+        rows = preds[0] if isinstance(preds, (list, tuple)) else preds
+        if not isinstance(orig_imgs, list):
+            orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
+        kept = select_rows(rows, self.args.conf, self.args.max_det, self.args.classes)
+        return self.construct_results(kept, img, orig_imgs)

@@ -1,0 +1,115 @@
+"""Shared fixtures, and an environment in which no test reaches a network, a user's settings or another test's files."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# ultralytics reads these while it is imported, so they are set before any test module can import it. Subprocesses of
+# tests inherit them.
+_SCRATCH = Path(tempfile.mkdtemp(prefix="erpose-tests-"))
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
+os.environ.update(
+    YOLO_CONFIG_DIR=str(_SCRATCH),  # settings.json, fonts; never the user's
+    YOLO_AUTOINSTALL="false",
+    YOLO_OFFLINE="true",
+    MPLBACKEND="Agg",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.pop("ERPOSE_AUTOLOAD", None)
+os.environ.pop("ULTRALYTICS_SAFE_LOAD", None)
+(_SCRATCH / "Ultralytics").mkdir()
+(_SCRATCH / "Ultralytics" / "settings.json").write_text(
+    json.dumps(  # ultralytics fills in the rest; its own default for datasets_dir is beside the checkout
+        {
+            "settings_version": "0.0.8",
+            "datasets_dir": str(_SCRATCH / "datasets"),
+            "weights_dir": str(_SCRATCH / "weights"),
+            "runs_dir": str(_SCRATCH / "runs"),
+            "sync": False,
+        }
+    )
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# 17 COCO joints of a standing person as fractions of the box: nose, eyes, ears, ... ankles, left before right.
+_STANDING = (
+    (0.50, 0.10), (0.56, 0.07), (0.44, 0.07), (0.62, 0.09), (0.38, 0.09), (0.72, 0.24), (0.28, 0.24), (0.86, 0.40),
+    (0.14, 0.40), (0.92, 0.54), (0.08, 0.54), (0.64, 0.54), (0.36, 0.54), (0.66, 0.75), (0.34, 0.75), (0.68, 0.95),
+    (0.32, 0.95),
+)  # fmt: skip
+_FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in a folder of its own: the package works from any folder, and leaves nothing in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``data.yaml`` of 8 training and 4 validation pictures, 64 x 64 px, two people of coloured blobs in each.
+
+    YOLO-pose rows with 17 joints; every fifth joint is marked occluded (1), every eleventh unlabelled (0). The same
+    bytes in every run.
+    """
+    import cv2
+    import numpy as np
+    import yaml
+
+    root = tmp_path_factory.mktemp("tiny-people")
+    rng = np.random.default_rng(0)
+    size, count = 64, 0
+    for split, images in (("train", 8), ("val", 4)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(images):
+            picture = rng.integers(40, 90, (size, size, 3)).astype(np.uint8)
+            rows = []
+            for person in range(2):
+                width, height = rng.uniform(18, 26), rng.uniform(40, 56)
+                left = 32 * person + rng.uniform(1, 31 - width)
+                top = rng.uniform(1, 63 - height)
+                joints = np.array(_STANDING) * (width, height) + (left, top)
+                colour = rng.integers(130, 255, 3).tolist()
+                for (x, y), radius in zip(joints, [3] + [2] * 16):
+                    cv2.circle(picture, (round(x), round(y)), radius, colour, -1)
+                for a, b in ((5, 6), (5, 11), (6, 12), (11, 12), (11, 15), (12, 16), (5, 9), (6, 10)):
+                    cv2.line(picture, tuple(joints[a].astype(int)), tuple(joints[b].astype(int)), colour, 2)
+                row = [0, (left + width / 2) / size, (top + height / 2) / size, width / size, height / size]
+                for x, y in joints / size:
+                    count += 1
+                    seen = 0 if count % 11 == 0 else 1 if count % 5 == 0 else 2
+                    row += [x, y, seen] if seen else [0, 0, 0]
+                rows.append(" ".join(f"{value:.6g}" for value in row))
+            cv2.imwrite(str(root / "images" / split / f"{index}.png"), picture)
+            (root / "labels" / split / f"{index}.txt").write_text("\n".join(rows) + "\n")
+    data = root / "data.yaml"
+    data.write_text(
+        yaml.safe_dump(
+            {
+                "path": str(root),
+                "train": "images/train",
+                "val": "images/val",
+                "kpt_shape": [17, 3],
+                "flip_idx": list(_FLIP),
+                "names": {0: "person"},
+            },
+            sort_keys=False,
+        )
+    )
+    return data

@@ -1,18 +1,45 @@
-"""The ``erpose`` command: Ultralytics' ``yolo`` command with this package attached, whatever ERPOSE_AUTOLOAD says."""
+"""The ``erpose`` command: our own commands, and Ultralytics' ``yolo`` command with this package attached.
+
+    erpose check data.yaml              erpose pose train model=erpose-n.yaml data=synth-people.yaml
+    erpose convert coco FILE.json ...   (anything else that yolo takes, whatever ERPOSE_AUTOLOAD says)
+    erpose eval model=erpose-n.pt data=coco-pose.yaml
+"""
 
 from __future__ import annotations
 
-from erpose_yolo import autoload
+import importlib
+import sys
+
+COMMANDS = {  # name: module with a main(arguments) that returns an exit code or None
+    "check": "erpose_yolo.data.check",
+    "convert": "erpose_yolo.data.convert",
+    "eval": "erpose_yolo.metrics.evaluate",
+    "synth": "erpose_yolo.data.synth.__main__",
+}
 
 
-def main() -> None:
-    """Run the command line, e.g. ``erpose pose train model=erpose-n.yaml data=synth-people.yaml``."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; those of the process where None.
+
+    Returns:
+        Exit code.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]) or 0)
+
     from ultralytics import YOLO  # noqa: F401  (imports what is to be patched)
-    from ultralytics.cfg import entrypoint
+    from ultralytics import cfg
 
-    autoload.apply()
-    entrypoint()
+    from erpose_yolo import compat
+
+    compat.install()
+    cfg.entrypoint()  # reads the arguments of the process itself
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

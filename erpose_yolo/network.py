@@ -113,6 +113,24 @@ class ERPoseModel(PoseModel):
     def settings(self) -> Settings:
         return self.model[-1].settings
 
+    def predict(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the network.
+
+        Args:
+            x: (B, ch, H, W), H and W multiples of the largest stride.
+            *args, **kwargs: as the stock model takes them.
+
+        Raises:
+            ValueError: a side that is not such a multiple, which would fail deep inside the neck.
+        """
+        step = int(self.stride.max()) if hasattr(self, "stride") else 1
+        if not torch.jit.is_tracing() and not torch.compiler.is_compiling() and any(side % step for side in x.shape[-2:]):
+            raise ValueError(
+                f"Input of {x.shape[-2]} x {x.shape[-1]} px: both sides must be a multiple of the largest stride, {step}. "
+                "Pad or resize it (ERPose.predict does so by itself)."
+            )
+        return super().predict(x, *args, **kwargs)
+
     def init_criterion(self) -> Criterion:
         """Criterion with the schedules at their start."""
         return Criterion(self)

@@ -71,7 +71,7 @@ def plot_skeletons(
     images = images * 255 if images.max(initial=0) <= 1 else images
     n, c, h, w = images.shape
     side = math.ceil(math.sqrt(n))
-    scale = min(1.0, max_size / (side * max(h, w)))
+    scale = min(max_size / (side * max(h, w)), max(1.0, 320 / max(h, w)))  # small inputs are drawn larger
     th, tw = max(1, round(h * scale)), max(1, round(w * scale))
     grid = np.full((side * th, side * tw, 3), 255, np.uint8)
 

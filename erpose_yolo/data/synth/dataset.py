@@ -1,0 +1,193 @@
+"""Writing a data set to disk, whole or not at all, and a contact sheet of it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import SynthConfig
+from .scene import render_scene
+from .skeleton import Array
+
+MARK = "synth.json"
+_SPLITS = ("train", "val")
+_EDGES = (
+    (5, 7), (7, 9), (6, 8), (8, 10), (5, 6), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16),
+    (0, 1), (0, 2), (1, 3), (2, 4),
+)  # fmt: skip
+
+
+def picture(cfg: SynthConfig, split: str, index: int) -> tuple[NDArray[np.uint8], Array, Array]:
+    """Picture `index` of a split; it depends on nothing but (seed, split, index) and the configuration."""
+    return render_scene(np.random.default_rng((cfg.seed, _SPLITS.index(split), index)), cfg)
+
+
+def label_rows(boxes: Array, keypoints: Array, shape: tuple[int, int]) -> str:
+    """YOLO pose rows: `0 cx cy w h` and 17 times `x y v`, normalised.
+
+    Args:
+        boxes: (M, 4) xyxy px.
+        keypoints: (M, 17, 3) px and visibility.
+        shape: height and width of the picture in px.
+    """
+    height, width = shape
+    rows = []
+    for (x0, y0, x1, y1), joints in zip(boxes.astype(float), keypoints.astype(float), strict=True):
+        numbers = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
+        text = ["0", *(f"{v:.6f}" for v in numbers)]
+        for x, y, v in joints:
+            text += [f"{x / width:.6f}", f"{y / height:.6f}", f"{int(v)}"]
+        rows.append(" ".join(text) + "\n")
+    return "".join(rows)
+
+
+def _write_one(job: tuple[str, int], cfg: SynthConfig, folder: str) -> None:
+    split, index = job
+    image, boxes, keypoints = picture(cfg, split, index)
+    name = f"{index:06d}"
+    path = Path(folder, "images", split, f"{name}.jpg")
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
+        raise OSError(f"could not write {path}")
+    Path(folder, "labels", split, f"{name}.txt").write_text(label_rows(boxes, keypoints, image.shape[:2]))
+
+
+def _one_thread() -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+
+
+def is_complete(root: Path, cfg: SynthConfig) -> bool:
+    """Whether `root` holds the finished set of this configuration and generator version."""
+    try:
+        return bool(json.loads((root / MARK).read_text()) == cfg.as_dict())
+    except (OSError, ValueError):
+        return False
+
+
+def generate(root: Path, cfg: SynthConfig, workers: int | None = None) -> Path:
+    """Make the data set in `root` unless it is there.
+
+    The set is written into a temporary sibling folder and renamed, so that a half-made one never appears under `root`,
+    and of two processes at work at once one wins and the other throws its copy away.
+
+    Args:
+        root: folder of the set: images/{train,val}, labels/{train,val}, synth.json.
+        cfg: what to make.
+        workers: processes; None uses the cores, 0 or 1 this process. The result is the same.
+
+    Returns:
+        `root`.
+    """
+    root = Path(root)
+    if is_complete(root, cfg):
+        return root
+    if root.exists() and any(root.iterdir()) and not (root / MARK).exists() and not _looks_ours(root):
+        raise FileExistsError(f"{root} exists and is no synthetic set; choose another folder")
+    from ultralytics.utils import TQDM  # late: importing this package must not bring torch in
+
+    root.parent.mkdir(parents=True, exist_ok=True)
+    jobs = [("train", i) for i in range(cfg.images)] + [("val", i) for i in range(cfg.val_images)]
+    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
+    folder = tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent)
+    try:
+        for kind in ("images", "labels"):
+            for split in _SPLITS:
+                Path(folder, kind, split).mkdir(parents=True)
+        work = partial(_write_one, cfg=cfg, folder=folder)
+        title = f"synth-people -> {root}"
+        if workers > 1 and len(jobs) > 64:
+            context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads may hang
+            with context.Pool(workers, initializer=_one_thread) as pool:
+                for _ in TQDM(pool.imap_unordered(work, jobs, chunksize=16), total=len(jobs), desc=title):
+                    pass
+        else:
+            for job in TQDM(jobs, desc=title):
+                work(job)
+        Path(folder, MARK).write_text(json.dumps(cfg.as_dict(), indent=1) + "\n")
+        os.chmod(folder, 0o755)
+        _install(Path(folder), root, cfg)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return root
+
+
+def _looks_ours(root: Path) -> bool:
+    """A set that lost its mark: nothing but the folders we make (and caches of label readers)."""
+    return {p.name for p in root.iterdir()} <= {"images", "labels"}
+
+
+def _install(folder: Path, root: Path, cfg: SynthConfig) -> None:
+    """Rename the finished folder to `root`, moving an older or half-made set out of the way."""
+    for _ in range(10):
+        if is_complete(root, cfg):  # another process was faster
+            return
+        old = Path(tempfile.mkdtemp(prefix=f".{root.name}-old-", dir=root.parent))
+        try:
+            if root.exists():
+                os.rename(root, old / "set")
+            os.rename(folder, root)
+            return
+        except OSError:  # somebody put a folder there in between: look again
+            continue
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+    raise OSError(f"could not move the finished set to {root}")
+
+
+def draw_skeletons(image: NDArray[np.uint8], boxes: Array, keypoints: Array) -> None:
+    """Draw boxes and joints (in place): left orange, right blue, middle white; hidden joints hollow."""
+    thick = max(1, round(max(image.shape[:2]) / 320))
+    left, right, middle = (0, 140, 255), (255, 120, 0), (255, 255, 255)
+    for (x0, y0, x1, y1), joints in zip(boxes, keypoints, strict=True):
+        cv2.rectangle(image, (int(x0), int(y0)), (int(x1) - 1, int(y1) - 1), (120, 255, 120), 1)
+        for a, b in _EDGES:
+            if joints[a, 2] and joints[b, 2]:
+                sides = {a % 2 if a else 2, b % 2 if b else 2} - {2}
+                colour = middle if len(sides) != 1 else (left if sides == {1} else right)
+                ends = [tuple(int(round(v)) for v in joints[k, :2]) for k in (a, b)]
+                cv2.line(image, ends[0], ends[1], colour, thick, cv2.LINE_AA)
+        for j, (x, y, v) in enumerate(joints):
+            if v:
+                colour = middle if j == 0 else (left if j % 2 else right)
+                spot = int(round(x)), int(round(y))
+                cv2.circle(image, spot, 2 * thick, colour, -1 if v == 2 else 1, cv2.LINE_AA)
+
+
+def contact_sheet(
+    cfg: SynthConfig, n: int = 24, path: Path | str = "synth-contact-sheet.jpg", overlays: int | None = None
+) -> Path:
+    """Write a grid of pictures, the last ones with their skeletons.
+
+    Args:
+        cfg: what to draw.
+        n: number of pictures.
+        path: image file to write.
+        overlays: how many carry a skeleton; None: a third.
+
+    Returns:
+        `path`.
+    """
+    overlays = n // 3 if overlays is None else overlays
+    columns = max(1, int(np.ceil(np.sqrt(n * 1.5))))
+    rows = int(np.ceil(n / columns))
+    height, width = cfg.shape
+    sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
+    for i in range(n):
+        image, boxes, keypoints = picture(cfg, "train", i)
+        if i >= n - overlays:
+            draw_skeletons(image, boxes, keypoints)
+        y, x = (i // columns) * (height + 4) + 2, (i % columns) * (width + 4) + 2
+        sheet[y : y + height, x : x + width] = image
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), sheet, [cv2.IMWRITE_JPEG_QUALITY, 82]):
+        raise OSError(f"could not write {path}")
+    return path

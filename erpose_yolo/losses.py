@@ -23,7 +23,7 @@ from erpose_yolo.oks import kernel, mean_over_labelled, oks_error
 
 # A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
 # and the bound keeps the gradient of a small person's joint finite.
-MIN_LOG_SPREAD, MAX_LOG_SPREAD = -4.0, 4.0
+MIN_LOG_SPREAD = -4.0
 LOSS_NAMES = ("pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss")
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from ultralytics.data.utils import get_split_fraction
 from ultralytics.models.yolo.pose import PoseTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from erpose_yolo import catalog
-from erpose_yolo.data.labels import check_labels
+from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
 from erpose_yolo.decode import fit_margins
 from erpose_yolo.network import ERPoseModel
 from erpose_yolo.oks import sigmas_for
@@ -36,14 +37,18 @@ class ERPoseTrainer(PoseTrainer):
 
         Raises:
             KeyError: no kpt_shape in the data YAML.
-            ValueError: sigmas that do not fit the joints, or a label row with a wrong number of columns.
+            ValueError: sigmas that do not fit the joints.
         """
         self.args.data = catalog.resolve_data(self.args.data)  # a resumed run brings the name from its checkpoint
         data = super().get_dataset()
         sigmas_for(data["kpt_shape"][0], data.get("kpt_oks_sigmas"))
-        if RANK in {-1, 0}:
-            check_labels(data)
         return data
+
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> ERPoseDataset:
+        """Data set of a split, see data.dataset.build_dataset."""
+        stride = max(int(unwrap_model(self.model).stride.max()), 32)
+        fraction = get_split_fraction(self.args.fraction, "train" if mode == "train" else self.args.split)
+        return build_dataset(self.args, img_path, batch, self.data, mode, mode == "val", stride, fraction)
 
     def get_model(
         self,

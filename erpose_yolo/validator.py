@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from ultralytics.data.utils import get_split_fraction
 from ultralytics.models.yolo.pose import PoseValidator
 from ultralytics.utils.metrics import PoseMetrics
 
 from erpose_yolo import catalog
+from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
 from erpose_yolo.decode import select_rows
 from erpose_yolo.oks import sigmas_for
 from erpose_yolo.plotting import plot_skeletons
@@ -46,6 +48,11 @@ class ERPoseValidator(PoseValidator):
             )
         super().init_metrics(model)
         self.sigma = sigmas_for(ours[0], self.data.get("kpt_oks_sigmas")).numpy()
+
+    def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> ERPoseDataset:
+        """Data set of a split, see data.dataset.build_dataset."""
+        fraction = get_split_fraction(self.args.fraction, self.args.split or "val")
+        return build_dataset(self.args, img_path, batch, self.data, mode, False, self.stride, fraction)
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
         """Rows to per-image predictions: threshold and sort only."""

@@ -67,11 +67,13 @@ def test_aspect_gives_the_shape() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, erpose_yolo.data.synth.scene as s; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
-    probe = "import sys; import erpose_yolo.data; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
+    loaded = "print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
+    code = f"import sys, erpose_yolo.data.synth; {loaded}"
+    probe = f"import sys, erpose_yolo.data; {loaded}"
     root = Path(__file__).parents[1]
     without, with_synth = (
-        subprocess.run([sys.executable, "-c", c], cwd=root, capture_output=True, text=True, check=True).stdout for c in (probe, code)
+        subprocess.run([sys.executable, "-c", c], cwd=root, capture_output=True, text=True, check=True).stdout
+        for c in (probe, code)
     )
     assert with_synth == without  # whatever the parent packages do, the generator adds nothing
 
@@ -97,7 +99,7 @@ def test_joints_never_bend_backwards() -> None:
 
 
 def test_limits_hold_for_any_angles() -> None:
-    points, frames = solve(Proportions(), {name: -500.0 for name in LIMITS})
+    points, frames = solve(Proportions(), dict.fromkeys(LIMITS, -500.0))
     for side in "lr":  # hyperextension is clipped to a straight limb
         for frame, a, b in (("thigh", "knee", "ankle"), ("upper", "elbow", "wrist")):
             bone = points[POINT[f"{side}_{b}"]] - points[POINT[f"{side}_{a}"]]
@@ -232,7 +234,9 @@ def test_scenes_are_consistent() -> None:
             assert (keypoints[keypoints[..., 2] == 0] == 0).all()
             inside = keypoints[keypoints[..., 2] > 0]
             assert (inside[:, :2] >= 0).all() and (inside[:, 0] < width).all() and (inside[:, 1] < height).all()
-            for box, points in zip(boxes, keypoints, strict=True):  # a joint that is seen lies in the box of what is seen
+            for box, points in zip(
+                boxes, keypoints, strict=True
+            ):  # a joint that is seen lies in the box of what is seen
                 seen = points[points[:, 2] == 2, :2]
                 assert (seen >= box[:2] - 1.5).all() and (seen <= box[2:] + 1.5).all()
     assert persons > 120
@@ -352,7 +356,10 @@ def test_two_at_once(tmp_path: Path) -> None:
         "generate(Path(sys.argv[1]), SynthConfig(images=12, val_images=2, size=64, seed=5), workers=1)"
     )
     repository = Path(__file__).parents[1]
-    both = [subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=repository, stderr=subprocess.DEVNULL) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=repository, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
     assert [p.wait(60) for p in both] == [0, 0]
     assert dataset_module.is_complete(root, SynthConfig(images=12, val_images=2, size=64, seed=5))
     assert len(list(root.glob("images/*/*.jpg"))) == len(list(root.glob("labels/*/*.txt"))) == 14
@@ -370,3 +377,8 @@ def test_contact_sheet_and_command_line(tmp_path: Path) -> None:
     for wrong in (["--people", "3", "1", "--bench", "1"], []):
         with pytest.raises(SystemExit):
             main(wrong)
+
+
+def test_a_failing_worker_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="worker"):
+        dataset_module._write_shared(SMALL, tmp_path / "nowhere", 2, lambda n: None)

@@ -18,7 +18,8 @@ class SynthConfig:
         val_images: number of validation pictures.
         size: long side of a picture in px.
         people: fewest and most persons drawn in a picture (pictures kept empty by `empty` aside).
-        crowding: wanted mean, over persons, of the largest box IoU with another person; 0 places people freely.
+        crowding: wanted mean, over persons, of the largest box IoU with another person; 0 places people freely. A
+            crowded picture has at least two persons, and people in it tend to do the same thing.
         empty: fraction of pictures without a person.
         seed: seed of the whole set.
         aspect: width / height of the pictures.

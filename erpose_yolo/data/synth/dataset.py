@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
-from functools import partial
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -60,8 +62,52 @@ def _write_one(job: tuple[str, int], cfg: SynthConfig, folder: str) -> None:
     Path(folder, "labels", split, f"{name}.txt").write_text(label_rows(boxes, keypoints, image.shape[:2]))
 
 
-def _one_thread() -> None:
+def _run_share(folder: str, config: str, part: int, parts: int) -> None:
+    """A worker process: every `parts`-th picture from `part` on; a byte in its tally file says that one is done."""
     cv2.setNumThreads(1)  # the processes share the cores already
+    cfg = SynthConfig(**json.loads(config))
+    with open(Path(folder, f"tally-{part}"), "wb", buffering=0) as tally:
+        for job in _jobs(cfg)[part::parts]:
+            _write_one(job, cfg=cfg, folder=folder)
+            tally.write(b".")
+
+
+def _jobs(cfg: SynthConfig) -> list[tuple[str, int]]:
+    return [("train", i) for i in range(cfg.images)] + [("val", i) for i in range(cfg.val_images)]
+
+
+def _write_shared(cfg: SynthConfig, folder: Path, workers: int, tick: Callable[[int], object]) -> None:
+    """Write all pictures with several fresh interpreters, reporting progress through `tick`.
+
+    Not with multiprocessing: a fork of a process whose OpenCV or torch has threads hangs, and spawning runs the
+    caller's script again where it has no `__main__` guard.
+    """
+    code = f"import sys; from {__name__} import _run_share as run; run(*sys.argv[1:3], *map(int, sys.argv[3:]))"
+    config = json.dumps({k: v for k, v in cfg.as_dict().items() if k != "version"})
+    package = str(Path(__file__).resolve().parents[3])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+    tallies = [folder / f"tally-{k}" for k in range(workers)]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for k in range(workers):
+            command = [sys.executable, "-c", code, str(folder), config, str(k), str(workers)]
+            processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+        done, running = 0, True
+        while running:
+            time.sleep(0.1)
+            codes = [p.poll() for p in processes]
+            if any(codes):
+                raise RuntimeError(f"a worker of the synthetic set failed (exit codes {codes}); see its message above")
+            running = None in codes
+            now = sum(t.stat().st_size for t in tallies if t.exists())
+            tick(now - done)
+            done = now
+        for tally in tallies:
+            tally.unlink()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def is_complete(root: Path, cfg: SynthConfig) -> bool:
@@ -94,26 +140,26 @@ def generate(root: Path, cfg: SynthConfig, workers: int | None = None) -> Path:
     from ultralytics.utils import TQDM  # late: importing this package must not bring torch in
 
     root.parent.mkdir(parents=True, exist_ok=True)
-    jobs = [("train", i) for i in range(cfg.images)] + [("val", i) for i in range(cfg.val_images)]
+    jobs = _jobs(cfg)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    folder = tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent)
+    folder = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         for kind in ("images", "labels"):
             for split in _SPLITS:
-                Path(folder, kind, split).mkdir(parents=True)
-        work = partial(_write_one, cfg=cfg, folder=folder)
-        title = f"synth-people -> {root}"
-        if workers > 1 and len(jobs) > 64:
-            context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads may hang
-            with context.Pool(workers, initializer=_one_thread) as pool:
-                for _ in TQDM(pool.imap_unordered(work, jobs, chunksize=16), total=len(jobs), desc=title):
-                    pass
-        else:
-            for job in TQDM(jobs, desc=title):
-                work(job)
-        Path(folder, MARK).write_text(json.dumps(cfg.as_dict(), indent=1) + "\n")
+                (folder / kind / split).mkdir(parents=True)
+        bar = TQDM(total=len(jobs), desc=f"synth-people -> {root}", unit="img")
+        try:
+            if workers > 1 and len(jobs) > 64:
+                _write_shared(cfg, folder, workers, bar.update)
+            else:
+                for job in jobs:
+                    _write_one(job, cfg=cfg, folder=str(folder))
+                    bar.update(1)
+        finally:
+            bar.close()
+        (folder / MARK).write_text(json.dumps(cfg.as_dict(), indent=1) + "\n")
         os.chmod(folder, 0o755)
-        _install(Path(folder), root, cfg)
+        _install(folder, root, cfg)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return root

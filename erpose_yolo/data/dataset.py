@@ -1,0 +1,95 @@
+"""The stock data set, reading our label rows: boxes are optional, and errors name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import check_image, get_hash
+from ultralytics.utils import colorstr
+
+from erpose_yolo.data.labels import ColumnError, parse_labels
+
+ROWS = "erpose rows 1"  # into the hash of label caches, so that stock runs and ours do not read each other's
+
+
+def verify(args: tuple[Any, ...]) -> list[Any]:
+    """Check one picture and read its labels.
+
+    Args:
+        args: image file, label file, log prefix, (K, D), number of classes, single_cls.
+
+    Returns:
+        The ten values of Ultralytics' own check: file, rows (N, 5), shape, segments, joints, missing, found, empty, corrupt,
+        message. A picture that cannot be used is left out and its message says file, line and mend.
+
+    Raises:
+        ColumnError: a wrong number of columns stops the run, see labels.ColumnError.
+    """
+    image, file, prefix, kpt_shape, num_classes, single_class = args
+    try:
+        message, shape = check_image(image)
+        found = Path(file).is_file()
+        if found:
+            classes, boxes, joints = parse_labels(file, kpt_shape, num_classes, (shape[1], shape[0]), single_class)
+        else:
+            classes, boxes, joints = np.zeros((0, 1)), np.zeros((0, 4)), np.zeros((0, kpt_shape[0], 3), np.float32)
+        rows = np.concatenate((classes, boxes), 1).astype(np.float32)
+        message = f"{prefix}{message}" if message else ""
+        return [image, rows, shape, [], joints, int(not found), int(found), int(found and not len(rows)), 0, message]
+    except ColumnError:
+        raise
+    except Exception as error:  # as Ultralytics does: an unreadable picture must not end a run of days
+        return [None, None, None, None, None, 0, 0, 0, 1, f"{prefix}{image}: left out. {error}"]
+
+
+class ERPoseDataset(YOLODataset):
+    """YOLO-pose data set with optional boxes."""
+
+    def verify_args(self) -> tuple[Any, Iterable[Any]]:
+        """Our check and its arguments, one tuple per picture."""
+        k, d = self.data["kpt_shape"]
+        each = (repeat(self.prefix), repeat((k, d)), repeat(len(self.data["names"])), repeat(self.single_cls))
+        return verify, zip(self.im_files, self.label_files, *each)
+
+    def get_cache_hash(self) -> str:
+        """Stock hash, told apart from the stock reader's."""
+        return get_hash([super().get_cache_hash(), ROWS])
+
+
+def build_dataset(
+    args: Any, img_path: str, batch: int | None, data: dict[str, Any], mode: str, rect: bool, stride: int, fraction: Any
+) -> ERPoseDataset:
+    """Build the data set of a split, with the stock loader's choices.
+
+    Args:
+        args: run configuration.
+        img_path: folder or list of pictures.
+        batch: pictures per batch, for rectangular batches.
+        data: data dictionary with kpt_shape and names.
+        mode: "train" augments, "val" does not.
+        rect: rectangular batches.
+        stride: sides are multiples of it, in pixels.
+        fraction: share of the pictures to use.
+    """
+    return ERPoseDataset(
+        img_path=img_path,
+        imgsz=args.imgsz,
+        batch_size=batch,
+        augment=mode == "train",
+        hyp=args,
+        rect=args.rect or rect,
+        cache=args.cache or None,
+        single_cls=args.single_cls or False,
+        stride=stride,
+        pad=0.0 if mode == "train" else 0.5,
+        prefix=colorstr(f"{mode}: "),
+        task=args.task,
+        classes=args.classes,
+        data=data,
+        fraction=1.0 if data.get("complete") else fraction,
+    )

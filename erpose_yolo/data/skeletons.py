@@ -1,0 +1,168 @@
+"""What is known of skeletons: joint names, limbs, mirror pairs and OKS sigmas; and left and right read from names.
+
+Shapes: K joints, counted from 0. A limb is a pair of joint indices. A ``flip_idx`` is a permutation of the joints:
+entry k names the joint of the original picture that becomes joint k of the mirrored one.
+
+Standard library only, so that the command line tools start at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Limbs = tuple[tuple[int, int], ...]
+
+LEFT, MIDDLE, RIGHT = "left", "", "right"
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A published skeleton.
+
+    Args:
+        title: name of the data set that defined it.
+        names: K joint names.
+        limbs: pairs of joint indices.
+        sigmas: K OKS sigmas.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    limbs: Limbs
+    sigmas: tuple[float, ...]
+
+    @property
+    def flip(self) -> list[int]:
+        """The ``flip_idx`` of this skeleton."""
+        return flip_from_names(self.names)[0]
+
+
+# Joints and limbs: COCO keypoint annotations 2017. Sigmas: pycocotools.cocoeval.Params (a test compares them with
+# oks.COCO_SIGMAS, which must import torch).
+COCO_17 = Skeleton(
+    "COCO-17",
+    (
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+        "right_ankle",
+    ),
+    (
+        (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
+        (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+    ),
+    (
+        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
+        0.089,
+    ),
+)  # fmt: skip
+
+# Joints: CrowdPose annotations. Sigmas: CrowdPose's evaluation, COCO's for the joints that both have. Limbs: ours, since
+# the `skeleton` in CrowdPose's own files is COCO's and points past the 14 joints.
+CROWDPOSE_14 = Skeleton(
+    "CrowdPose-14",
+    (
+        "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
+        "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "head", "neck",
+    ),
+    (
+        (12, 13), (13, 0), (13, 1), (0, 2), (2, 4), (1, 3), (3, 5), (0, 6), (1, 7), (6, 7), (6, 8), (8, 10), (7, 9),
+        (9, 11),
+    ),
+    (0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079),
+)  # fmt: skip
+
+KNOWN = (COCO_17, CROWDPOSE_14)
+
+_ALIASES = {"top head": "head", "head top": "head"}  # CrowdPose's crown goes by either name
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")  # leftEye, LEFT_EYE, left-eye.1 -> words
+_SIDES = {"left": LEFT, "l": LEFT, "lft": LEFT, "right": RIGHT, "r": RIGHT, "rt": RIGHT, "rgt": RIGHT}
+_GLUED = re.compile(r"(left|right)(.+)|(.+)(left|right)")  # lefteye, eyeleft
+
+
+def side_of(name: str) -> tuple[str, str]:
+    """Read the side from a joint's name.
+
+    ``left_eye``, ``L_Eye``, ``eye.r``, ``leftEye``, ``LEFT EYE`` and ``righteye`` are understood.
+
+    Returns:
+        The side (LEFT, RIGHT or MIDDLE) and the rest of the name in lower case, words parted by one space.
+    """
+    words = [word.lower() for word in _WORDS.findall(name)]
+    at = [i for i, word in enumerate(words) if word in _SIDES]
+    if len(at) == 1:  # none is a middle joint; two contradict each other
+        return _SIDES[words[at[0]]], " ".join(words[: at[0]] + words[at[0] + 1 :])
+    if not at:
+        for i, word in enumerate(words):
+            match = _GLUED.fullmatch(word)
+            if match:
+                side, rest = match[1] or match[4], match[2] or match[3]
+                return _SIDES[side], " ".join([*words[:i], rest, *words[i + 1 :]])
+    return MIDDLE, " ".join(words)
+
+
+def sides_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Side and rest of every name, see :func:`side_of`.
+
+    A single letter glued to a name (``lshoulder``, ``rshoulder``) counts only where both of a pair are there, because
+    ``lip`` and ``rib`` begin with these letters too.
+    """
+    found = [side_of(name) for name in names]
+    middle = {rest for side, rest in found if side == MIDDLE}
+    for i, (side, rest) in enumerate(found):
+        if side == MIDDLE and len(rest) > 1 and rest[0] in "lr" and {"l" + rest[1:], "r" + rest[1:]} <= middle:
+            found[i] = (LEFT if rest[0] == "l" else RIGHT, rest[1:].strip())
+    return found
+
+
+def flip_from_names(names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Read the mirror pairs from the joints' names.
+
+    Returns:
+        The ``flip_idx`` (K,), and the names that have a side but no partner (they are left where they are).
+    """
+    sides = sides_of(names)
+    places: dict[tuple[str, str], int] = {}
+    for i, key in enumerate(sides):
+        places.setdefault(key, i)
+    flip, alone = [], []
+    for i, (side, rest) in enumerate(sides):
+        partner = i if side == MIDDLE else places.get((RIGHT if side == LEFT else LEFT, rest))
+        if partner is None:
+            alone.append(names[i])
+        flip.append(i if partner is None else partner)
+    return flip, alone
+
+
+def known_skeleton(names: Sequence[str] | None, joints: int | None = None) -> Skeleton | None:
+    """Return the published skeleton with these joints in this order, whatever the spelling.
+
+    Args:
+        names: K joint names; None where the data do not tell.
+        joints: K, for data without names: a guess from the number of joints alone.
+    """
+    if names is None:
+        return next((s for s in KNOWN if len(s.names) == joints), None)
+    keys = _keys(names)
+    return next((s for s in KNOWN if _keys(s.names) == keys), None)
+
+
+def joint_names(kpt_names: Any, joints: int) -> list[str] | None:
+    """Joint names of the first class of a data YAML's ``kpt_names``; None where there are not K of them.
+
+    Args:
+        kpt_names: ``{class: [names]}`` (Ultralytics' convention), or a list of names.
+        joints: K.
+    """
+    if isinstance(kpt_names, dict):
+        kpt_names = next(iter(kpt_names.values()), None)
+    if isinstance(kpt_names, (list, tuple)) and len(kpt_names) == joints:
+        return [str(name) for name in kpt_names]
+    return None
+
+
+def _keys(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(side, _ALIASES.get(rest, rest)) for side, rest in sides_of(names)]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import erpose_yolo
+
 # ultralytics reads these while it is imported, so they are set before any test module can import it. Subprocesses of
 # tests inherit them.
 _SCRATCH = Path(tempfile.mkdtemp(prefix="erpose-tests-"))
@@ -38,6 +40,13 @@ os.environ.pop("ULTRALYTICS_SAFE_LOAD", None)
 )
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The hook imports an installed package before pytest puts this checkout on the path: that one would be tested then.
+if Path(erpose_yolo.__file__).resolve().parent != ROOT / "erpose_yolo":
+    raise pytest.UsageError(
+        f"these are the tests of {ROOT}, but erpose_yolo is {erpose_yolo.__file__}: pip install -e '{ROOT}[test]', "
+        "or run pytest with ERPOSE_AUTOLOAD=0"
+    )
 
 # 17 COCO joints of a standing person as fractions of the box: nose, eyes, ears, ... ankles, left before right.
 _STANDING = (

@@ -31,7 +31,11 @@ class Site:
         """Run ``code`` in a Python that has read this folder as a site folder, the way site.py reads site-packages."""
         start = f"import site; site.addsitedir({str(self.folder)!r})\n"
         return subprocess.run(
-            [sys.executable, "-c", start + code], capture_output=True, text=True, env={**os.environ, **env}, timeout=300
+            [sys.executable, "-c", start + code],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "YOLO_VERBOSE": "false", **env},  # stdout is for what `code` prints
+            timeout=300,
         )
 
     def output(self, code: str, **env: str) -> str:
@@ -68,6 +72,28 @@ PATCHED = "hasattr(YOLO.__init__, '__erpose__')"
 HOOKS = "sum(type(f).__module__ == 'erpose_yolo.autoload' for f in sys.meta_path)"
 
 
+def copy_of_the_package(repo: Path, to: Path, **replaced: str) -> Path:
+    """Copy what the hook needs into ``to`` and replace the text of some modules.
+
+    A tiny ultralytics stands beside it, with what :mod:`erpose_yolo.compat` touches: these tests are about the hook,
+    and importing the real one takes seconds.
+    """
+    files = {
+        **{f"erpose_yolo/{m}": (repo / f"erpose_yolo/{m}.py").read_text() for m in ("__init__", "autoload", "compat")},
+        **{f"erpose_yolo/{module}": text for module, text in replaced.items()},
+        "ultralytics/__init__": "__version__ = '8.4.190'\n"
+        "def __getattr__(name):\n    from ultralytics.models.yolo.model import YOLO\n    return YOLO",
+        "ultralytics/utils": "import logging\nSAFE_LOAD = False\nLOGGER = logging.getLogger('x')",
+        "ultralytics/models/__init__": "",
+        "ultralytics/models/yolo/__init__": "",
+        "ultralytics/models/yolo/model": "class YOLO:\n    def __init__(self, model='', task=None): self.model = None",
+    }
+    for name, text in files.items():
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        (to / f"{name}.py").write_text(text)
+    return to
+
+
 def test_the_pth_file_is_one_line_that_python_executes(repo: Path) -> None:
     lines = (repo / "erpose_yolo" / "autoload.pth").read_text().splitlines()
     assert len(lines) == 1 and lines[0].startswith("import ")
@@ -102,25 +128,19 @@ print(hasattr(m.YOLO.__init__, '__erpose__'))
     assert site.output(code).split("\n")[:4] == ["True True True", "True False", "True", "True"]
 
 
-def test_switch_turns_it_off(site: Site) -> None:
+def test_switch_turns_it_off(make_site: Callable[..., Site], repo: Path, tmp_path: Path) -> None:
+    site = make_site(copy_of_the_package(repo, tmp_path / "copy"))
+    assert site.output(f"from ultralytics import YOLO; print({PATCHED})") == "True\n"
     code = f"import sys; print({HOOKS}, 'erpose_yolo' in sys.modules)\nfrom ultralytics import YOLO; print({PATCHED})\n"
     code += f"import erpose_yolo; print({PATCHED})"  # not by an explicit import either
     assert site.output(code, ERPOSE_AUTOLOAD="0").split("\n")[:3] == ["0 False", "False", "False"]
 
 
-def test_import_after_ultralytics_patches_at_once(site: Site) -> None:
+def test_import_after_ultralytics_patches_at_once(make_site: Callable[..., Site], repo: Path, tmp_path: Path) -> None:
+    site = make_site(copy_of_the_package(repo, tmp_path / "copy"))
     code = f"import os; from ultralytics import YOLO; print({PATCHED}); os.environ.pop('ERPOSE_AUTOLOAD')\n"
     code += f"import erpose_yolo; print({PATCHED})"
     assert site.output(code, ERPOSE_AUTOLOAD="0").split() == ["False", "True"]
-
-
-def copy_of_the_package(repo: Path, to: Path, **replaced: str) -> Path:
-    """Copy what the hook needs into ``to`` and replace the text of some modules."""
-    package = to / "erpose_yolo"
-    package.mkdir(parents=True)
-    for name in ("__init__", "autoload", "compat"):
-        (package / f"{name}.py").write_text(replaced.get(name) or (repo / "erpose_yolo" / f"{name}.py").read_text())
-    return to
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ORDER = (
     ("catalog", "config", "oks"),
     ("assigner", "decode"),
     ("losses",),
-    ("data", "metrics"),
+    ("data", "metrics", "plotting"),
     ("head",),
     ("network",),
     ("exporter", "predictor", "validator"),
@@ -151,7 +151,7 @@ def test_the_check_can_fail(room: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("losses", "import math\nimport torch.nn.functional as F\nfrom erpose_yolo import decode\nfrom .oks import oks"),
+        ("losses", "import math\nimport torch.nn.functional as F\nfrom erpose_yolo import oks\nfrom .oks import a"),
         ("data", "import cv2\nfrom .synth import scene\nfrom erpose_yolo.data.synth import body"),
         ("network", "from ultralytics.nn.tasks import PoseModel\nfrom erpose_yolo import __version__, compat, head"),
         ("trainer", "class A:\n    def f(self):\n        return self._x"),

@@ -31,8 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]) or 0)
 
-    from ultralytics import YOLO  # noqa: F401  (imports what is to be patched)
-    from ultralytics import cfg
+    from ultralytics import (
+        YOLO,  # noqa: F401  (imports what is to be patched)
+        cfg,
+    )
 
     from erpose_yolo import compat
 

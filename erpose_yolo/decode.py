@@ -130,7 +130,8 @@ def fit_margins(joints: Tensor, boxes: Tensor, ridge: float = 5.0) -> Tensor:
     weight = (u / size[:, None]).clamp(max=2.0)  # errors count relative to the box, as in IoU
     x, wanted = x * weight, wanted * weight
     gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype)
-    return torch.linalg.solve(gram, x.T @ wanted).T.float()
+    solution: Tensor = torch.linalg.solve(gram, x.T @ wanted)
+    return solution.T.float()
 
 
 def decode_boxes(sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:

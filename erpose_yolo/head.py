@@ -10,7 +10,8 @@ Shapes: B images, A cells of all levels (finest first), K joints, C classes. Row
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,15 @@ def score_towers(ch: Sequence[int], c: int, classes: int) -> nn.ModuleList:
 def tower_width(width: int, finest_channels: int) -> int:
     """Channels of the towers: ``width`` on a 64-channel trunk, growing with its square root, in steps of 8."""
     return max(16, round(width * math.sqrt(finest_channels / 64) / 8) * 8)
+
+
+def _convs(layers: Iterable[nn.Module] | None) -> list[nn.Conv2d]:
+    return [layer for layer in layers or () if isinstance(layer, nn.Conv2d)]
+
+
+def _fill_bias(conv: nn.Conv2d, value: float) -> None:
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, value)
 
 
 class PoseBranch(nn.Module):
@@ -94,11 +104,11 @@ class PoseBranch(nn.Module):
         return torch.cat([conv(f).flatten(2) for conv, f in zip(convs, features)], 2)
 
     def bias_init(self) -> None:
-        for conv in self.spread or ():
+        for conv in _convs(self.spread):
             nn.init.zeros_(conv.weight)
-            nn.init.constant_(conv.bias, LOG_SPREAD_START)
-        for conv in self.heatmap or ():
-            nn.init.constant_(conv.bias, -math.log(99))  # one map cell in a hundred, as focal losses start
+            _fill_bias(conv, LOG_SPREAD_START)
+        for conv in _convs(self.heatmap):
+            _fill_bias(conv, -math.log(99))  # one map cell in a hundred, as focal losses start
 
     def fuse(self) -> None:
         """Drop what only training uses."""
@@ -120,6 +130,7 @@ class ERPoseHead(Pose):
     """
 
     dense = False
+    margins: Tensor
 
     def __init__(self, nc: int, kpt_shape: Sequence[int], settings: Settings, ch: Sequence[int]) -> None:
         nn.Module.__init__(self)  # not the stock constructors: they would build the box branch
@@ -176,7 +187,7 @@ class ERPoseHead(Pose):
         """Start scores at the share of cells that hold a person, spreads and heatmaps at their priors."""
         for towers in (self.one2many_score, self.one2one_score):
             for tower, stride in zip(towers or (), self.stride.tolist()):
-                nn.init.constant_(tower[-1].bias, math.log(5 / self.nc / (640 / stride) ** 2))
+                _fill_bias(_convs(tower)[-1], math.log(5 / self.nc / (640 / stride) ** 2))
         for branch in (self.pose, self.one2one_pose):
             if branch is not None:
                 branch.bias_init()
@@ -193,7 +204,7 @@ class ERPoseHead(Pose):
                 out[name] = torch.cat([tower(f).flatten(2) for tower, f in zip(towers, source)], 2)
         return out
 
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor] | Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, x: list[Tensor]) -> Any:
         """Run the head.
 
         Args:
@@ -209,7 +220,7 @@ class ERPoseHead(Pose):
         rows = self.rows(raw)
         return rows if self.export else (rows, raw)
 
-    def rows(self, raw: dict[str, Tensor]) -> Tensor:
+    def rows(self, raw: dict[str, Any]) -> Tensor:
         """Decode raw outputs to ``x1 y1 x2 y2 score class joints`` rows."""
         x = raw["feats"]
         prefix = "one2one_" if "one2one_offsets" in raw else ""

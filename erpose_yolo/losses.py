@@ -180,7 +180,7 @@ class ERPoseLoss:
         scene = self._scene(outputs, targets, shapes)
         dense = at(s.dense_weight, progress) if s.supervision == "dual" else float(s.supervision == "one2many")
         zero = sum((v.sum() * 0.0 for v in outputs.values()), torch.zeros((), device=scene.centres.device))
-        items: dict[str, Tensor] = {name: zero for name in LOSS_NAMES}  # every output is in the graph, persons or not
+        items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)  # every output is in the graph, persons or not
 
         for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):
             if name not in outputs:

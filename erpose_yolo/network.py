@@ -89,7 +89,7 @@ class ERPoseModel(PoseModel):
         stock["reg_max"] = 1
         super().__init__(stock, ch=ch, nc=nc, data_kpt_shape=data_kpt_shape, verbose=False)
         self.yaml["head"][-1][2] = HEAD
-        self.kpt_shape = list(self.kpt_shape)
+        self.kpt_shape: list[int] = list(self.yaml["kpt_shape"])
         if len(self.kpt_shape) != 2 or self.kpt_shape[0] < 1 or self.kpt_shape[1] not in (2, 3):
             raise ValueError(f"kpt_shape must be [joints, 2 or 3], got {self.kpt_shape}. Mend it in the data or model YAML.")
 
@@ -146,7 +146,7 @@ class ERPoseModel(PoseModel):
         theirs = source.float().state_dict()
         ours = self.state_dict()
         last = f"model.{len(self.model) - 1}."
-        same_head = isinstance(source.model[-1], ERPoseHead) if hasattr(source, "model") else False
+        same_head = isinstance(source, ERPoseModel)
         taken = {
             k: v
             for k, v in theirs.items()

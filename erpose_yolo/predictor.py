@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from ultralytics.models.yolo.pose import PosePredictor
 from ultralytics.utils import ops

@@ -92,7 +92,7 @@ def complete_boxes(boxes: np.ndarray, joints: np.ndarray, size: tuple[int, int])
     Returns:
         (N, 4), inside the picture; NaN is left where no joint is labelled either.
     """
-    need = np.isnan(boxes).any(1) & (joints[..., 2] > 0).any(1)
+    need = np.isnan(boxes).any(axis=1) & (joints[..., 2] > 0).any(axis=1)
     if not need.any():
         return boxes
     scale = torch.tensor(size, dtype=torch.float64)
@@ -113,13 +113,15 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Class (1,), box (4,) and joints (K, 3) of a row, NaN for a box that is not there."""
     if not np.isfinite(row).all():
-        raise LabelError(f"{where}: column {int(np.flatnonzero(~np.isfinite(row))[0]) + 1} is not finite. Mend or delete the row.")
+        column = int(np.isfinite(row).argmin()) + 1
+        raise LabelError(f"{where}: column {column} is not finite. Mend or delete the row.")
     category = 0.0 if single_class else row[0]
     if category % 1 or not 0 <= category < num_classes:
-        raise LabelError(f"{where}: class {category:g} is not one of 0 to {num_classes - 1}. Mend the row, or names in the data YAML.")
+        last = num_classes - 1
+        raise LabelError(f"{where}: class {category:g} is not one of 0 to {last}. Mend the row, or names in the data YAML.")
     box = row[1:5] if len(row) == 5 + k * d else np.full(4, np.nan)
     joints = row[len(row) - k * d :].reshape(k, d)
-    labelled = (joints >= 0).all(1) if d == 2 else joints[:, 2] > 0
+    labelled = joints.min(axis=1) >= 0 if d == 2 else joints[:, 2] > 0
     joints = np.concatenate((joints[:, :2], (joints[:, 2:] if d == 3 else labelled[:, None]).astype(np.float64)), 1)
     joints[~labelled] = 0
     outside = np.concatenate((joints[:, :2].ravel(), box[np.isfinite(box)]))

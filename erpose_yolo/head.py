@@ -187,6 +187,7 @@ class ERPoseHead(Pose):
         """Start scores at the share of cells that hold a person, spreads and heatmaps at their priors."""
         for towers in (self.one2many_score, self.one2one_score):
             for tower, stride in zip(towers or (), self.stride.tolist()):
+                assert isinstance(tower, nn.Sequential)
                 _fill_bias(_convs(tower)[-1], math.log(5 / self.nc / (640 / stride) ** 2))
         for branch in (self.pose, self.one2one_pose):
             if branch is not None:

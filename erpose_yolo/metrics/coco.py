@@ -1,14 +1,149 @@
-"""Keypoint AP as pycocotools computes it, from arrays."""
+"""Key point AP as pycocotools computes it: for COCO itself, and for any other joints, sigmas and classes.
+
+The definition is https://cocodataset.org/#keypoints-eval as written in pycocotools.cocoeval; :func:`judge` runs
+pycocotools itself on the same persons and predictions.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from erpose_yolo.metrics.matching import Curves, Matches, accumulate, match
+from erpose_yolo.metrics.predictions import MAX_DETS, Predictions, extent_area, to_records
+from erpose_yolo.metrics.truth import GroundTruth
+from erpose_yolo.oks import COCO_SIGMAS, sigmas_for
+
+NAMES = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
 STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+
+
+def exact_sigmas(num_joints: int, custom: Sequence[float] | None = None) -> np.ndarray:
+    """OKS sigmas (K,) in float64; COCO's to the bit as pycocotools has them.
+
+    Raises:
+        ValueError: see oks.sigmas_for.
+    """
+    sigmas_for(num_joints, custom)  # its checks, and its messages
+    if custom is None and num_joints != len(COCO_SIGMAS):
+        return np.full(num_joints, 1 / num_joints)
+    sigmas = np.asarray(COCO_SIGMAS if custom is None else custom, np.float64).reshape(-1)
+    if num_joints == len(COCO_SIGMAS) and np.allclose(sigmas, COCO_SIGMAS, rtol=0, atol=1e-6):
+        return np.round(np.asarray(COCO_SIGMAS) * 10, 2) / 10  # .26 / 10 is not .026 in its last bit
+    return sigmas
+
+
+def stats_of(curves: Curves) -> dict[str, float]:
+    """The ten figures of pycocotools by name, -1 where undefined."""
+    values = (
+        curves.ap(), curves.ap(threshold=0), curves.ap(threshold=5), curves.ap(1), curves.ap(2),
+        curves.ar(), curves.ar(threshold=0), curves.ar(threshold=5), curves.ar(1), curves.ar(2),
+    )  # fmt: skip
+    return dict(zip(STATS, values))
+
+
+def protocol(truth: GroundTruth) -> str:
+    """One sentence on which images are evaluated."""
+    images, joints = len(truth.ids), int(truth.with_joints.sum())
+    part = f"{images:,}{f' of the {truth.annotated:,} annotated' if images < truth.annotated else ''} images"
+    if joints == images and images < truth.annotated:
+        return (
+            f"{part}, each with labelled joints (Ultralytics' protocol, 2,346 images of val2017; COCO's own takes all "
+            "5,000 and gives less)"
+        )
+    if joints == images:
+        return f"all {part}, each with labelled joints (COCO's protocol would also take images without, and give less)"
+    return f"{part} (COCO's protocol), of which {joints:,} with labelled joints"
+
+
+def evaluate_coco(
+    truth: GroundTruth,
+    predictions: Predictions,
+    sigmas: np.ndarray | Sequence[float],
+    log: Callable[[str], object] | None = print,
+    matches: Sequence[Matches] | None = None,
+) -> dict[str, float]:
+    """COCO's key point metrics.
+
+    Args:
+        truth: persons of the images to evaluate.
+        predictions: of the same images; the best 20 of an image and class count, which is pycocotools' rule.
+        sigmas: (K,) OKS sigmas.
+        log: told the table, None for silence.
+        matches: those of :func:`matching.match`, where they are at hand.
+
+    Returns:
+        AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl over all images; the same with the suffix ``_labelled`` for
+        AP and AR over the images with labelled joints alone; -1 where undefined.
+    """
+    matches = match(truth, predictions, np.asarray(sigmas)) if matches is None else matches
+    figures = stats_of(accumulate(matches))
+    labelled = truth.with_joints
+    part = figures if labelled.all() else stats_of(accumulate(matches, labelled))
+    figures = {**figures, "AP_labelled": part["AP"], "AR_labelled": part["AR"]}
+    if log is not None:
+        log(table(figures, truth))
+    return figures
+
+
+def table(figures: Mapping[str, float], truth: GroundTruth) -> str:
+    """The figures as pycocotools prints them, and what they stand for."""
+    rows = [
+        ("Average Precision (AP)", "0.50:0.95", "all", "AP"),
+        ("Average Precision (AP)", "0.50", "all", "AP50"),
+        ("Average Precision (AP)", "0.75", "all", "AP75"),
+        ("Average Precision (AP)", "0.50:0.95", "medium", "APm"),
+        ("Average Precision (AP)", "0.50:0.95", "large", "APl"),
+        ("Average Recall    (AR)", "0.50:0.95", "all", "AR"),
+        ("Average Recall    (AR)", "0.50", "all", "AR50"),
+        ("Average Recall    (AR)", "0.75", "all", "AR75"),
+        ("Average Recall    (AR)", "0.50:0.95", "medium", "ARm"),
+        ("Average Recall    (AR)", "0.50:0.95", "large", "ARl"),
+    ]
+    lines = [
+        f" {title} @[ OKS={oks:<9} | area={area:>6} | maxDets={MAX_DETS:>3} ] = {figures[name]:0.3f}"
+        for title, oks, area, name in rows
+    ]
+    counted = int((~truth.ignore).sum())
+    lines += [
+        f" Images:  {protocol(truth)}",
+        f" Persons: {counted:,} with labelled joints; {len(truth.area) - counted:,} without or crowd regions, ignored",
+        f" Area:    {truth.area_rule} ({truth.source})",
+        f" Rules:   pycocotools: the best {MAX_DETS} predictions of an image and class count",
+    ]
+    if 0 < truth.with_joints.sum() < len(truth.ids):
+        lines.insert(11, f"          AP over those with labelled joints alone: {figures['AP_labelled']:0.3f}")
+    return "\n".join(lines)
+
+
+def judge(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray | Sequence[float]) -> dict[str, float]:
+    """The same ten figures by pycocotools itself, which is slower.
+
+    Args:
+        truth: persons.
+        predictions: of the same images, at least one (pycocotools reads no empty results).
+        sigmas: (K,) OKS sigmas.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth.to_coco()
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(to_records(predictions, truth)), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(STATS, (float(v) for v in evaluation.stats)))
 
 
 def keypoint_ap(
@@ -16,11 +151,11 @@ def keypoint_ap(
     found: Sequence[tuple[np.ndarray, np.ndarray]],
     sigmas: np.ndarray,
 ) -> dict[str, float]:
-    """COCO keypoint metrics of one class.
+    """COCO key point metrics of one class, from arrays.
 
     Args:
         truth: per image, joints (N, K, 3) in pixels with visibility, and areas (N,) in square pixels.
-        found: per image, joints (M, K, 2) in pixels and scores (M,). pycocotools keeps the best 20 of an image.
+        found: per image, joints (M, K, 2 or 3) in pixels and scores (M,). The best 20 of an image count.
         sigmas: (K,) OKS sigmas.
 
     Returns:
@@ -29,44 +164,32 @@ def keypoint_ap(
     Raises:
         ValueError: truth and found are not of the same images.
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     if len(truth) != len(found):
         raise ValueError(f"{len(truth)} images of truth, but {len(found)} of predictions")
-    annotations, results = [], []
-    for image, ((joints, areas), (poses, scores)) in enumerate(zip(truth, found, strict=True), 1):
-        for pose, area in zip(joints, areas, strict=True):
-            low, high = pose[:, :2].min(0), pose[:, :2].max(0)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": 1,
-                    "bbox": [*low.tolist(), *(high - low).tolist()],
-                    "area": float(area),
-                    "keypoints": pose.reshape(-1).tolist(),
-                    "num_keypoints": int((pose[:, 2] > 0).sum()),
-                    "iscrowd": 0,
-                }
-            )
-        for pose, score in zip(poses, scores, strict=True):
-            flat = np.concatenate((pose[:, :2], np.ones((len(pose), 1))), 1).reshape(-1)
-            results.append({"image_id": image, "category_id": 1, "keypoints": flat.tolist(), "score": float(score)})
-    if not results:
-        return {name: 0.0 for name in STATS}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "info": {},
-            "images": [{"id": i + 1} for i in range(len(truth))],
-            "annotations": annotations,
-            "categories": [{"id": 1, "name": "person"}],
-        }
-        coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(results), "keypoints")
-        judge.params.kpt_oks_sigmas = np.asarray(sigmas, dtype=np.float64)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return dict(zip(STATS, (float(v) for v in judge.stats), strict=True))
+    k = len(sigmas)
+    joints = np.concatenate([np.asarray(t[0], np.float64).reshape(-1, k, 3) for t in truth])
+    poses = np.concatenate([np.asarray(f[0], np.float64)[..., :2].reshape(-1, k, 2) for f in found])
+    low, high = joints[..., :2].min(1), joints[..., :2].max(1)
+    persons = GroundTruth(
+        ids=list(range(1, len(truth) + 1)),
+        names=[str(i) for i in range(1, len(truth) + 1)],
+        image=np.repeat(np.arange(len(truth)), [len(t[1]) for t in truth]),
+        category=np.zeros(len(joints), np.int64),
+        joints=joints,
+        box=np.concatenate((low, high - low), 1),
+        area=np.concatenate([np.asarray(t[1], np.float64) for t in truth]),
+        crowd=np.zeros(len(joints), bool),
+        seen=(joints[..., 2] > 0).sum(1),
+        categories=[{"id": 1, "name": "person"}],
+        source="arrays",
+        area_rule="as given",
+        annotated=len(truth),
+    )
+    predictions = Predictions(
+        image=np.repeat(np.arange(len(found)), [len(f[1]) for f in found]),
+        category=np.zeros(len(poses), np.int64),
+        score=np.concatenate([np.asarray(f[1], np.float64) for f in found]),
+        joints=poses,
+        area=extent_area(poses),
+    )
+    return stats_of(accumulate(match(persons, predictions, np.asarray(sigmas))))

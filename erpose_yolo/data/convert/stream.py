@@ -116,10 +116,8 @@ class JsonStream:
             if mark == "]":
                 return
 
-    def _more(self) -> bool:
-        """Move the window on: drop what has been read, take up more. False at the end of the file."""
-        if self._ended:
-            return False
+    def _more(self) -> None:
+        """Move the window on: drop what has been read, take up more."""
         if len(self._text) - self._at > self._largest:
             self._fail(f"one value is longer than {self._largest} characters; the file looks damaged")
         self._base += _bytes(self._text[: self._at])
@@ -141,7 +139,6 @@ class JsonStream:
         self._text, self._at = rest + new, 0
         if self._on_read is not None:
             self._on_read(len(data))
-        return bool(data)
 
     def _peek(self) -> str:
         """The next character that is not white space, without taking it; empty at the end."""
@@ -150,8 +147,9 @@ class JsonStream:
             self._at = match.end() if match else self._at
             if self._at < len(self._text):
                 return self._text[self._at]
-            if not self._more():
+            if self._ended:
                 return ""
+            self._more()
 
     def _expect(self, any_of: str, what: str) -> str:
         mark = self._peek()
@@ -170,18 +168,21 @@ class JsonStream:
                 value, end = self._scan(self._text, self._at)
             except json.JSONDecodeError as error:
                 unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _TAIL
-                if unfinished and self._more():
+                if unfinished and not self._ended:
+                    self._more()
                     continue
-                if unfinished and self._ended and not _closed(self._text, error):
+                if unfinished and not _closed(self._text, error):
                     self._cut(len(self._text))
                 self._fail(error.msg, error.pos)
             except RecursionError:
                 self._fail("values are nested too deeply")
             except ValueError as error:  # an integer of thousands of digits
                 self._fail(str(error))
-            if end < len(self._text) or not self._more():  # else a number may go on behind the window
-                self._at = end
-                return value
+            else:
+                if end < len(self._text) or self._ended:
+                    self._at = end
+                    return value
+                self._more()  # a number may go on behind the window
 
     def _byte(self, at: int) -> int:
         return self._base + _bytes(self._text[:at])

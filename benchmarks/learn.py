@@ -50,7 +50,7 @@ def run(name: str, seed: int, args: argparse.Namespace, samples: list) -> dict:
     truth = [(joints, common.areas(boxes)) for _, boxes, joints in samples]
     nms = not getattr(model, "end2end", False)
     curve, start = [], time.perf_counter()
-    bar = TQDM(range(steps), desc=f"{name} seed {seed}")
+    bar = TQDM(range(steps), desc=f"{name} seed {seed}", disable=False)
     for step in bar:
         if step % per_epoch == 0:
             shuffled = torch.randperm(len(samples), generator=order).tolist()

@@ -137,9 +137,10 @@ def one_to_many(rank: Tensor, candidates: Candidates, image: Tensor, num_cells: 
 def one_to_one(rank: Tensor, candidates: Candidates, image: Tensor, num_cells: int) -> Tensor:
     """Exactly one cell per person and at most one person per cell.
 
-    Every person without a cell bids for its best free candidate; a cell goes to the highest bidder, and the others bid
-    again. Each round gives away at least one cell, and nearly always one or two rounds do. Persons are left without a
-    cell only when all their candidates are taken.
+    Every person without a cell bids for its best candidate that no higher bid holds; a cell goes to the highest
+    bidder, and who is outbid, also later, bids again (deferred acceptance, Gale and Shapley 1962). So the result is
+    stable: no person would rather have a cell that is free or that a lower bid holds. Nearly always two or three rounds
+    do. Persons are left without a cell only when all their candidates are held by bids as high as theirs.
 
     Args and shapes as :func:`one_to_many`.
 
@@ -152,19 +153,21 @@ def one_to_one(rank: Tensor, candidates: Candidates, image: Tensor, num_cells: i
         return result
     bids = torch.where(candidates.valid, rank, torch.full_like(rank, -1.0))
     where = (image[:, None] * num_cells + candidates.cell).clamp(min=0)  # (N, C) cell of the whole batch
-    taken = torch.zeros(int(image.max()) * num_cells + num_cells, dtype=torch.bool, device=rank.device)
-    rows = torch.arange(n, device=rank.device)
-    open_ = candidates.valid.any(1)
-    while bool(open_.any()):
-        free = torch.where(taken[where[open_]], torch.full_like(bids[open_], -1.0), bids[open_])
-        bid, column = free.max(1)
-        active = rows[open_][bid >= 0]  # persons whose candidates are all taken drop out
-        column, bid = column[bid >= 0], bid[bid >= 0]
+    size = (int(image.max()) + 1) * num_cells
+    held = torch.full((size,), -1.0, dtype=rank.dtype, device=rank.device)  # best bid on each cell so far
+    holder = torch.full((size,), NO_CELL, dtype=torch.long, device=rank.device)  # and whose it is
+    active = candidates.valid.any(1).nonzero(as_tuple=True)[0]
+    while len(active):
+        bid, column = torch.where(bids[active] > held[where[active]], bids[active], -1.0).max(1)
+        active, column, bid = active[bid >= 0], column[bid >= 0], bid[bid >= 0]  # outbid everywhere: drops out
         target = where[active, column]
-        winner = _first_best(bid, target, len(taken))
+        winner = _first_best(bid, target, size)
+        evicted = holder[target[winner]]
+        evicted = evicted[evicted != NO_CELL]
+        result[evicted] = NO_CELL
         result[active[winner]] = column[winner]
-        taken[target[winner]] = True
-        open_ = torch.zeros_like(open_).index_fill_(0, active[~winner], True)
+        held[target[winner]], holder[target[winner]] = bid[winner], active[winner]
+        active = torch.cat((active[~winner], evicted)).sort().values
     return result
 
 

@@ -67,10 +67,22 @@ class Settings:
             numbers = value if isinstance(value, tuple) else (value,)
             if field.name not in CHOICES and not all(_is_number(v) and v >= 0 for v in numbers):
                 raise ValueError(f"erpose.{field.name}: {value!r} is not made of numbers >= 0. Mend the model YAML.")
-        if self.window % 2 == 0 or self.window < 1:
-            raise ValueError(f"erpose.window: {self.window} must be odd and at least 1. Mend the model YAML.")
-        if min(self.topk, self.width) < 1:
-            raise ValueError("erpose.topk and erpose.width must be at least 1. Mend the model YAML.")
+        for name in ("topk", "width", "window"):
+            value = getattr(self, name)
+            if value % 1 or value < 1 or (name == "window" and value % 2 == 0):
+                kind = "an odd whole number" if name == "window" else "a whole number"
+                raise ValueError(f"erpose.{name}: {value} must be {kind} and at least 1. Mend the model YAML.")
+            object.__setattr__(self, name, int(value))  # 7.0 is fine in a YAML, and not as a count
+        for name in ("dense_weight", "score_floor"):
+            if max(getattr(self, name)) > 1:
+                raise ValueError(f"erpose.{name}: {getattr(self, name)} must lie in 0 to 1. Mend the model YAML.")
+        if min(self.tail) <= 0:
+            raise ValueError(f"erpose.tail: {self.tail} must be greater than 0. Mend the model YAML.")
+        if self.gate[1] < 2 * self.gate[0]:
+            raise ValueError(
+                f"erpose.gate: {self.gate}: the second number must be at least twice the first, or people of some "
+                "sizes fall between two levels. Mend the model YAML."
+            )
 
     @classmethod
     def from_dict(cls, block: Mapping[str, Any] | None, source: str = "the model YAML") -> Settings:
@@ -107,7 +119,9 @@ class Settings:
 
 def at(pair: tuple[float, float], progress: float) -> float:
     """Value of a (first, last) schedule at a share of the training in [0, 1]."""
-    return pair[0] + (pair[1] - pair[0]) * min(max(progress, 0.0), 1.0)
+    if progress <= 0 or pair[0] == pair[1]:  # also where a value is infinite, as a tail may be
+        return pair[0]
+    return pair[1] if progress >= 1 else pair[0] + (pair[1] - pair[0]) * progress
 
 
 def _is_number(value: Any) -> bool:

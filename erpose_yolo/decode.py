@@ -79,7 +79,7 @@ def _extent(joints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _margin_features(low: Tensor, high: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Regressors (B, 3 + K, A) of the margins, and the extent's diagonal (B, 1, A) in pixels, their unit."""
     side = high - low
-    unit = side.square().sum(1, keepdim=True).sqrt().clamp(min=1.0)
+    unit = (side / 64).square().sum(1, keepdim=True).sqrt().clamp(min=1 / 64) * 64  # float16 holds no square of 256
     return torch.cat((torch.ones_like(unit), side / unit, counts), 1), unit
 
 

@@ -87,11 +87,13 @@ class ERPoseModel(PoseModel):
         stock = deepcopy(cfg)
         stock["head"][-1] = [*stock["head"][-1][:2], "Pose", ["nc", "kpt_shape"]]
         stock["reg_max"] = 1
+        shape: Any = list(data_kpt_shape) if any(data_kpt_shape) else stock["kpt_shape"]
+        whole = isinstance(shape, (list, tuple)) and len(shape) == 2 and all(isinstance(v, int) for v in shape)
+        if not whole or shape[0] < 1 or shape[1] not in (2, 3):
+            raise ValueError(f"kpt_shape must be [joints, 2 or 3], got {shape}. Mend it in the data or model YAML.")
         super().__init__(stock, ch=ch, nc=nc, data_kpt_shape=data_kpt_shape, verbose=False)
         self.yaml["head"][-1][2] = HEAD
         self.kpt_shape: list[int] = list(self.yaml["kpt_shape"])
-        if len(self.kpt_shape) != 2 or self.kpt_shape[0] < 1 or self.kpt_shape[1] not in (2, 3):
-            raise ValueError(f"kpt_shape must be [joints, 2 or 3], got {self.kpt_shape}. Mend it in the data or model YAML.")
 
         placeholder = self.model[-1]
         widths = [tower[0].conv.in_channels for tower in placeholder.cv4]

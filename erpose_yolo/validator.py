@@ -46,8 +46,9 @@ class ERPoseValidator(PoseValidator):
                 f"kpt_shape {ours} of {self.args.data} differs from kpt_shape {list(theirs)} of the model. "
                 "Validate with the data set the model was trained on, or train a model for this one."
             )
+        sigmas = sigmas_for(ours[0], self.data.get("kpt_oks_sigmas"))  # before the stock check, which names no mend
         super().init_metrics(model)
-        self.sigma = sigmas_for(ours[0], self.data.get("kpt_oks_sigmas")).numpy()
+        self.sigma = sigmas.numpy()
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> ERPoseDataset:
         """Data set of a split, see data.dataset.build_dataset."""

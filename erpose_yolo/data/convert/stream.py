@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"[-+.eE\d]*")
 _TAIL = 16  # characters: an error so near the window's end may be a literal or escape that goes on behind it
 _BOM = codecs.BOM_UTF8
 
@@ -122,20 +123,21 @@ class JsonStream:
             self._fail(f"one value is longer than {self._largest} characters; the file looks damaged")
         self._base += _bytes(self._text[: self._at])
         rest = self._text[self._at :]
-        data = self._handle.read(max(self._window, len(rest)))  # doubling: a long value is not scanned too often
+        # doubling: a long value is not scanned too often
+        data = self._handle.read(max(self._window, len(rest), len(_BOM)))
+        self._ended = not data
         if not self._read and data.startswith(_BOM):
             data = data[len(_BOM) :]
             self._base = self._read = len(_BOM)
         pending = len(self._decoder.getstate()[0])
         try:
-            new = self._decoder.decode(data, final=not data)
+            new = self._decoder.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             at = self._read - pending + error.start
             raise JsonError(
                 f"{self.file}: byte {at}: not UTF-8 text ({error.reason}). Mend: save the file as UTF-8, or fetch it again."
             ) from None
         self._read += len(data)
-        self._ended = not data
         self._text, self._at = rest + new, 0
         if self._on_read is not None:
             self._on_read(len(data))
@@ -179,18 +181,19 @@ class JsonStream:
             except ValueError as error:  # an integer of thousands of digits
                 self._fail(str(error))
             else:
-                if end < len(self._text) or self._ended:
+                rest = _NUMBER.match(self._text, end)  # a number may go on behind the window: 1 | .5
+                if rest is None or rest.end() < len(self._text):
                     self._at = end
                     return value
-                self._more()  # a number may go on behind the window
+                if self._ended:  # the outermost object is never closed by a value
+                    self._cut(len(self._text))
+                self._more()
 
     def _byte(self, at: int) -> int:
         return self._base + _bytes(self._text[:at])
 
     def _cut(self, at: int) -> NoReturn:
-        raise JsonError(
-            f"{self.file}: byte {self._byte(at)}: the file is cut off {self._where}. Mend: fetch or copy it again."
-        )
+        raise JsonError(f"{self.file}: byte {self._byte(at)}: the file is cut off {self._where}. Mend: fetch or copy it again.")
 
     def _fail(self, what: str, at: int | None = None) -> NoReturn:
         byte = self._byte(self._at if at is None else at)
@@ -210,5 +213,5 @@ def _closed(text: str, error: json.JSONDecodeError) -> bool:
         return False
     # The start of a literal or number is a cut; anything else is a mistake.
     return not any(word.startswith(rest) for word in ("true", "false", "null", "NaN", "Infinity", "-Infinity")) and (
-        re.fullmatch(r"[-+.eE\d]*", rest) is None
+        _NUMBER.fullmatch(rest) is None
     )

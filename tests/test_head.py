@@ -1,0 +1,220 @@
+"""The head: layout of rows, what is deployed, what is not there."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import DFL
+
+from erpose_yolo.config import Settings
+from erpose_yolo.decode import decode_joints, make_cells, select_rows
+from erpose_yolo.head import LOG_SPREAD_START, ERPoseHead, tower_width
+
+CH, STRIDES = (16, 24, 32), (8.0, 16.0, 32.0)
+
+
+def make_head(nc: int = 1, kpt_shape: tuple[int, int] = (17, 3), seed: int = 0, **settings: object) -> ERPoseHead:
+    """A small head with random, not constant, scores, in evaluation mode."""
+    torch.manual_seed(seed)
+    head = ERPoseHead(nc, kpt_shape, Settings(width=16, **settings), CH)  # type: ignore[arg-type]
+    head.stride = torch.tensor(STRIDES)
+    head.bias_init()
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 1e-3, 0.03
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return head.eval()
+
+
+def features(size: int = 64, b: int = 2, seed: int = 0) -> list[Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(b, c, size // int(s), size // int(s), generator=g) for c, s in zip(CH, STRIDES)]
+
+
+def rows_of(head: ERPoseHead, x: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return head(x)[0]
+
+
+def switch(head: ERPoseHead, **attributes: object) -> ERPoseHead:
+    for name, value in attributes.items():
+        setattr(head, name, value)
+    return head
+
+
+@pytest.mark.parametrize(
+    ("nc", "shape", "columns"), [(1, (17, 3), 57), (3, (17, 3), 57), (1, (5, 3), 21), (1, (21, 2), 48), (2, (1, 2), 8)]
+)
+def test_rows_layout(nc: int, shape: tuple[int, int], columns: int) -> None:
+    """Stock predictors, validators and trackers read exactly this: (B, rows, 6 + K*D), best score first."""
+    head = make_head(nc, shape)
+    rows = rows_of(head, features(192))
+    assert rows.shape == (2, head.max_det, columns) and head.max_det == 300
+    assert rows.isfinite().all()
+    assert (rows[..., 0] <= rows[..., 2]).all() and (rows[..., 1] <= rows[..., 3]).all()
+    score, category = rows[..., 4], rows[..., 5]
+    assert ((score > 0) & (score < 1)).all() and (score.diff(dim=1) <= 0).all()
+    assert set(category.unique().tolist()) <= set(map(float, range(nc)))
+    if shape[1] == 3:
+        seen = rows[..., 6:].view(2, -1, *shape)[..., 2]
+        assert ((seen > 0) & (seen < 1)).all()
+
+
+def test_rows_of_a_small_picture() -> None:
+    """Fewer cells than max_det: as many rows as there are cells, in training validation and in export alike."""
+    assert rows_of(make_head(), features(64)).shape == (2, 84, 57)
+
+
+def test_max_det() -> None:
+    """max_det of the stock arguments is kept."""
+    assert rows_of(switch(make_head(), max_det=7), features()).shape == (2, 7, 57)
+
+
+def test_rows_are_the_decoded_best_cells() -> None:
+    """Each row's pose must be that of the cell whose score it carries."""
+    head, x = make_head(), features()
+    with torch.no_grad():
+        rows, raw = head(x)
+    centres, strides = make_cells([f.shape[2:] for f in x], STRIDES, x[0])
+    joints = decode_joints(raw["offsets"], centres, strides)
+    order = raw["one2one"][0, 0].argsort(descending=True)
+    wanted = joints[0, :, :, order[:5]].permute(2, 0, 1)
+    assert torch.allclose(rows[0, :5, 6:].view(5, 17, 3)[..., :2], wanted, atol=1e-4)
+    assert torch.allclose(rows[0, :5, 4], raw["one2one"][0, 0, order[:5]].sigmoid())
+
+
+def test_deployed_score_is_one_to_one() -> None:
+    """Rows from the dense scores would show every person ten times, with no NMS to clean up."""
+    head, x = make_head(), features()
+    before = rows_of(head, x)
+    for tower in head.one2many_score:
+        tower[-1].bias.data += 5
+    assert torch.equal(rows_of(head, x), before)
+    for tower in head.one2one_score:
+        tower[-1].bias.data += 1
+    assert not torch.equal(rows_of(head, x), before)
+
+
+def test_two_columns_have_no_visibility() -> None:
+    """kpt_shape [K, 2]: the same joints, without the third column."""
+    three, two = make_head(1, (5, 3)), make_head(1, (5, 2))
+    two.load_state_dict(three.state_dict())
+    a, b = rows_of(three, features()), rows_of(two, features())
+    assert torch.equal(a[..., 6:].view(2, -1, 5, 3)[..., :2].flatten(2), b[..., 6:])
+
+
+@pytest.mark.parametrize("nc", [1, 3])
+def test_dense_rows_hold_the_same_people(nc: int) -> None:
+    """Runtimes without TopK get a row per cell; threshold and sort on the host give the same best people."""
+    head, x = make_head(nc), features()
+    best = select_rows(rows_of(head, x), 0.0, 5)
+    dense = rows_of(switch(head, dense=True), x)
+    assert dense.shape == (2, 84, 57)
+    for a, b in zip(best, select_rows(dense, 0.0, 5)):
+        if nc == 1:
+            assert torch.equal(a, b)
+        else:  # top-k lists a cell once per class, dense rows its best class
+            assert torch.equal(a[0], b[0])
+
+
+def test_modes() -> None:
+    """Training gives raw outputs, export rows alone, evaluation both: what trainer, exporter and validator expect."""
+    head, x = make_head(), features()
+    with torch.no_grad():
+        rows, raw = head(x)
+        exported = switch(head, export=True)(x)
+        trained = head.train()(x)
+    names = {"offsets", "visibility", "spread", "heatmaps", "one2many", "one2one", "feats"}
+    assert set(raw) == set(trained) == names
+    assert isinstance(exported, Tensor) and torch.equal(exported, rows)
+    assert raw["offsets"].shape == (2, 17, 2, 84) and raw["heatmaps"].shape == (2, 17, 64)
+    assert raw["spread"].shape == raw["visibility"].shape == (2, 17, 84) and raw["one2one"].shape == (2, 1, 84)
+
+
+def test_nms_free_is_no_mode() -> None:
+    """Stock code switches end2end off where nms is not given; ours must stay one-to-one."""
+    head, x = make_head(), features()
+    before = rows_of(head, x)
+    for value in (False, None):
+        head.end2end = value
+        assert head.end2end is True and torch.equal(rows_of(head, x), before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"pose_branch": "separate"}, {"supervision": "one2one"}, {"supervision": "one2many"}, {"boxes": "learned"},
+     {"offsets": "centre"}, {"heatmap_levels": "all"}, {"heatmap_gain": 0.0}],
+    ids=str,
+)  # fmt: skip
+def test_fuse_drops_training_and_keeps_rows(settings: dict[str, object]) -> None:
+    """What is deployed is smaller and says the same."""
+    head, x = make_head(**settings), features()
+    before, parameters = rows_of(head, x), sum(p.numel() for p in head.parameters())
+    head.fuse()
+    assert torch.equal(rows_of(head, x), before)
+    names = " ".join(head.state_dict())
+    assert "spread" not in names and "heatmap" not in names
+    assert ("one2many" in names) == (settings.get("supervision") == "one2many")
+    separate = settings.get("pose_branch") == "separate"
+    assert any(n.startswith("one2one_pose.") for n in head.state_dict()) == separate
+    assert any(n.startswith("pose.") for n in head.state_dict()) != separate
+    assert sum(p.numel() for p in head.parameters()) < parameters
+    head.fuse()  # again: no error
+    assert torch.equal(rows_of(head, x), before)
+
+
+def test_no_box_branch() -> None:
+    """Part 1 of the method: nothing in the default head regresses a box."""
+    head = make_head()
+    assert not any(isinstance(m, DFL) for m in head.modules()) and "box" not in " ".join(head.state_dict())
+    widths = {m.out_channels for m in head.modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
+    assert widths == {3 * 17, 17, 1}  # joints and visibility; spread and heatmaps; score
+    learned = make_head(boxes="learned")
+    assert 4 in {m.out_channels for m in learned.modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
+
+
+def test_margins_widen_the_boxes() -> None:
+    """The fitted margins of a checkpoint reach the rows, and change boxes only."""
+    head, x = make_head(), features()
+    before = rows_of(head, x)
+    assert "margins" in head.state_dict()
+    head.margins[:, 0] += 0.5
+    after = rows_of(head, x)
+    assert torch.equal(before[..., 4:], after[..., 4:])
+    assert (after[..., :2] < before[..., :2]).all() and (after[..., 2:4] > before[..., 2:4]).all()
+
+
+def test_biases_start_at_their_priors() -> None:
+    """Scores that start at one half drown the first epochs in background loss."""
+    head = make_head(nc=2)
+    for tower, stride in zip(head.one2one_score, STRIDES):
+        assert tower[-1].bias[0].item() == pytest.approx(math.log(5 / 2 / (640 / stride) ** 2))
+    with torch.no_grad():
+        raw = head.train()(features())
+    assert (raw["spread"] == LOG_SPREAD_START).all()
+    assert raw["heatmaps"].sigmoid().mean() < 0.1
+
+
+def test_one_to_one_does_not_steer_the_trunk() -> None:
+    """Beside the dense assignment the one-to-one scores learn on detached features; alone they teach the trunk."""
+    for supervision, steers in (("dual", False), ("one2one", True)):
+        head = make_head(supervision=supervision).train()
+        x = [f.requires_grad_() for f in features()]
+        head(x)["one2one"].sum().backward()
+        assert all((f.grad is not None and bool(f.grad.abs().max() > 0)) == steers for f in x)
+
+
+def test_heads_of_all_towers() -> None:
+    """mixed, plain and depthwise differ in cost the way their names say."""
+    size = {t: sum(p.numel() for p in make_head(tower=t).parameters()) for t in ("depthwise", "mixed", "plain")}
+    assert size["depthwise"] < size["mixed"] < size["plain"]
+
+
+def test_tower_width() -> None:
+    """Multiples of 8, growing with the square root of the trunk, never degenerate."""
+    assert [tower_width(64, c) for c in (64, 128, 256)] == [64, 88, 128]
+    assert tower_width(1, 1) == 16

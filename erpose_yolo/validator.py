@@ -13,6 +13,7 @@ from ultralytics.utils.metrics import PoseMetrics
 from erpose_yolo import catalog
 from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
 from erpose_yolo.decode import select_rows
+from erpose_yolo.metrics.validation import ExactPose
 from erpose_yolo.oks import sigmas_for
 from erpose_yolo.plotting import plot_skeletons
 
@@ -26,8 +27,8 @@ class ERPoseMetrics(PoseMetrics):
         return self.pose.fitness()
 
 
-class ERPoseValidator(PoseValidator):
-    """Stock pose validator without NMS."""
+class ERPoseValidator(ExactPose, PoseValidator):
+    """Stock pose validator without NMS, with pycocotools' figures beside the stock ones (``metrics.exact``)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

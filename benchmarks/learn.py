@@ -38,8 +38,8 @@ def poses(model: torch.nn.Module, samples: list, nms: bool, device: str) -> list
     return out
 
 
-def run(name: str, seed: int, args: argparse.Namespace, samples: list) -> dict:
-    """Train one contestant; AP at each quarter of the budget."""
+def run(name: str, seed: int, args: argparse.Namespace, samples: list, truth: list | None = None) -> dict:
+    """Train one contestant; AP at each quarter of the budget, judged by the labels unless other truth is given."""
     per_epoch, steps = len(samples) // args.batch, args.passes // args.batch
     model = common.build(name, seed, epochs=steps // per_epoch, settings=args.settings).to(args.device).train()
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -47,7 +47,7 @@ def run(name: str, seed: int, args: argparse.Namespace, samples: list) -> dict:
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr)
     order = torch.Generator().manual_seed(seed)
-    truth = [(joints, common.areas(boxes)) for _, boxes, joints in samples]
+    truth = truth or [(joints, common.areas(boxes)) for _, boxes, joints in samples]
     nms = not getattr(model, "end2end", False)
     curve, start = [], time.perf_counter()
     bar = TQDM(range(steps), desc=f"{name} seed {seed}", disable=False)

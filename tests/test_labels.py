@@ -108,7 +108,7 @@ def test_persons_without_boxes_survive_augmentation(box_free: Path, mosaic: floa
     """Flip, scale and mosaic keep one-point and one-line persons wherever their joints stay in the picture."""
     data = load(box_free, "train", mosaic=mosaic, scale=0.3, fliplr=0.5, degrees=0.0, translate=0.1)
     kinds: set[int] = set()
-    for turn in range(6):
+    for _ in range(6):
         for i in range(len(data)):
             joints = data[i]["keypoints"]
             assert torch.isfinite(joints).all()

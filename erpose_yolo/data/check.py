@@ -1,0 +1,787 @@
+"""A linter for YOLO-pose data sets: ``erpose check``.
+
+    erpose check data.yaml [--split train ...] [--show FILE.jpg] [--deep] [--backgrounds]
+
+What it finds it reports as ``FILE:LINE: error: what is wrong. Mend: what to do``. Exit code 0: clean, 1: something is
+wrong, 2: wrong usage. Notes do not count as wrong.
+
+Rows may have a box (class, box, joints) or not (class, joints); both in one file are fine. ``--show`` saves a sheet of
+pictures with their skeletons and, below each, the same picture mirrored as training does it, with ``flip_idx``: the left
+side of the body is orange, the right side blue. A person who faces the camera has orange on the right of the picture, in
+both rows; where a wrong ``flip_idx`` leaves the sides alone, the colours change places with the picture.
+
+Shapes: N rows of a file, K joints, D values of a joint. Coordinates are shares of the picture unless it says pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import heapq
+import math
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from erpose_yolo.data.convert.files import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    Array,
+    DataError,
+    DataYaml,
+    Progress,
+    Rows,
+    YamlError,
+    label_of,
+    load_data_yaml,
+    picture_folder_of,
+    picture_size,
+    pictures_of,
+    read_rows,
+)
+from erpose_yolo.data.skeletons import (
+    LEFT,
+    MIDDLE,
+    RIGHT,
+    flip_from_names,
+    joint_names,
+    known_skeleton,
+    sides_of,
+)
+
+ROUNDING = 1e-5  # label files have five or six digits
+BOX_SLACK = 0.01  # corners of boxes: Ultralytics' own tolerance
+FAR = 0.5  # a visible joint is far from its box if farther outside than this share of the box's longer side
+FAR_HIDDEN = 2.0  # the same of a hidden joint, since many boxes enclose what is visible alone
+TWIN = 0.01  # two persons are one if their joints differ by less than this share of their extent, on average
+TWIN_JOINTS = 4  # joints that two persons must have in common to be compared
+TALL = 0.25  # note a mirror pair whose joints' mean heights differ by more than this share of the box
+EVIDENCE = 30  # persons with both joints before that is said
+MIN_PIXELS = 10  # Ultralytics leaves smaller pictures out
+UNKNOWN_SIZE = (640, 640)  # px, for the labels of a picture that cannot be read
+PER_KIND = 20  # findings of a kind that are printed
+
+COLOURS = {LEFT: (0, 140, 255), RIGHT: (255, 120, 0), MIDDLE: (235, 235, 235)}  # BGR: orange, blue, white
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to tell about a data set.
+
+    Args:
+        kind: short name, the same for all findings of a kind.
+        file: where.
+        line: line in it, 0 for the whole file.
+        what: what is wrong.
+        mend: what to do.
+        error: False for a note.
+    """
+
+    kind: str
+    file: Path
+    line: int
+    what: str
+    mend: str
+    error: bool = True
+
+    def __str__(self) -> str:
+        """FILE:LINE: error: what. Mend: mend."""
+        where = f"{self.file}:{self.line}" if self.line else str(self.file)
+        return f"{where}: {'error' if self.error else 'note'}: {self.what}. Mend: {self.mend}."
+
+
+@dataclass
+class Report:
+    """What the linter found, and what it saw."""
+
+    findings: list[Finding] = field(default_factory=list)
+    pictures: Counter[str] = field(default_factory=Counter)  # by split
+    persons: Counter[str] = field(default_factory=Counter)
+    gallery: list[tuple[float, int, Path, Array]] = field(default_factory=list)  # heap of pictures worth showing
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that are not notes."""
+        return sum(finding.error for finding in self.findings)
+
+    def add(self, kind: str, file: Path, line: int, what: str, mend: str, error: bool = True) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(kind, file, line, what, mend, error))
+
+
+def check(
+    data_yaml: str | Path,
+    splits: Sequence[str] | None = None,
+    deep: bool = False,
+    backgrounds: bool = False,
+    show: int = 0,
+) -> Report:
+    """Check a data set.
+
+    Args:
+        data_yaml: path of a data YAML, or the bare name of one that ships with the package.
+        splits: which to look at; all that the YAML has where None.
+        deep: decode every picture, not its header alone.
+        backgrounds: pictures without a label file are meant as backgrounds.
+        show: how many pictures to remember for :func:`contact_sheet`.
+
+    Returns:
+        The findings.
+
+    Raises:
+        FileNotFoundError: there is no such YAML.
+        KeyError: it has no such split.
+    """
+    report = Report()
+    try:
+        source = load_data_yaml(data_yaml)
+    except YamlError as error:
+        report.add("yaml", error.file, error.line, error.what, error.mend)
+        return report
+    for split in splits or ():
+        if not source.data.get(split):
+            raise KeyError(f"{source.file} has no split {split!r}")
+    shape = check_yaml(source, report)
+    chosen = [s for s in (splits or SPLITS) if source.data.get(s)]
+    files: dict[str, list[Path]] = {}
+    for split in chosen:
+        try:
+            files[split] = pictures_of(source.entries(split))
+        except (FileNotFoundError, UnicodeDecodeError) as error:
+            mend = "make the set, or mend path and splits"
+            if source.data.get("download"):
+                mend = "the set is made when it is used first (its `download:`); train or validate with it once"
+            report.add("split", source.file, source.lines[split], f"{split}: {error}", mend)
+            continue
+        if not files[split]:
+            report.add("split", source.file, source.lines[split], f"{split}: no pictures there", "mend the split's path")
+    if shape is not None:
+        heights = _Heights(shape[0])
+        for split, pictures in files.items():
+            _check_split(source, split, pictures, shape, report, heights, deep, backgrounds, show)
+        _check_heights(source, shape[0], heights, report)
+    _check_leaks(source, files, report)
+    return report
+
+
+# -- the data YAML ---------------------------------------------------------------------------------------------------
+
+
+def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
+    """Check the keys of a data YAML.
+
+    Returns:
+        kpt_shape, or None if it cannot be used, so that labels cannot be checked either.
+    """
+    data, file = source.data, source.file
+
+    def add(kind: str, key: str, what: str, mend: str, error: bool = True) -> None:
+        report.add(kind, file, source.lines.get(key, 1), what, mend, error)
+
+    for key in ("train", "val"):
+        if not data.get(key) and not (key == "val" and data.get("validation")):
+            add("yaml", key, f"no {key}, which Ultralytics asks for", f"add {key}: and a folder of pictures")
+    names, nc = data.get("names"), data.get("nc")
+    if names is None and nc is None:
+        add("names", "names", "neither names nor nc", "add names: {0: person}")
+    elif names is not None and (not isinstance(names, (list, dict)) or not names):
+        add("names", "names", f"names is {names!r}", "write names: {0: person}")
+    elif isinstance(names, dict) and sorted(names, key=str) != sorted(range(len(names)), key=str):
+        add("names", "names", f"names has the classes {list(names)}", f"count from 0 to {len(names) - 1} without gaps")
+    elif names is not None and nc is not None and nc != len(names):
+        add("names", "nc", f"nc is {nc}, but names has {len(names)}", "remove nc")
+
+    shape = data.get("kpt_shape")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 2
+        or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
+        or shape[0] < 1
+        or shape[1] not in (2, 3)
+    ):
+        add("kpt_shape", "kpt_shape", f"kpt_shape is {shape!r}", "write [number of joints, 3], or 2 for rows without visibility")
+        return None
+    k = shape[0]
+
+    sigmas = data.get("kpt_oks_sigmas")
+    if sigmas is not None:
+        numbers = isinstance(sigmas, list) and all(isinstance(s, (int, float)) and not isinstance(s, bool) for s in sigmas)
+        if not numbers:
+            add("sigmas", "kpt_oks_sigmas", f"kpt_oks_sigmas is {sigmas!r}", f"write a list of {k} positive numbers")
+        elif len(sigmas) != k:
+            add("sigmas", "kpt_oks_sigmas", f"{len(sigmas)} sigmas for {k} joints", "write one for each joint")
+        elif not all(0 < s < math.inf for s in sigmas):
+            bad = next(i for i, s in enumerate(sigmas) if not 0 < s < math.inf)
+            add("sigmas", "kpt_oks_sigmas", f"sigma {bad} is {sigmas[bad]}", "write positive numbers")
+    elif k != 17:
+        add("sigmas", "kpt_shape", f"no kpt_oks_sigmas: OKS takes 1/{k} for every joint, which is lax",
+            "add kpt_oks_sigmas, COCO's range from 0.025 (eyes) to 0.107 (hips)", error=False)  # fmt: skip
+
+    titles = _check_names(source, k, add)
+    _check_flip(source, k, titles, add)
+    limbs = data.get("skeleton")
+    if limbs is not None and not _limbs_ok(limbs, k):
+        add("skeleton", "skeleton", f"skeleton is not pairs of joints from 0 to {k - 1}", "write [[5, 7], [7, 9], ...]")
+    return k, shape[1]
+
+
+def _check_names(source: DataYaml, k: int, add: Any) -> dict[Any, list[str]]:
+    """Check kpt_names; return the usable lists by class."""
+    value = source.data.get("kpt_names")
+    if value is None:
+        return {}
+    groups = value if isinstance(value, dict) else {0: value}
+    good = {}
+    for category, names in groups.items():
+        of = f"kpt_names of class {category}"
+        if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+            add("kpt_names", "kpt_names", f"{of} is no list of names", "write {0: [nose, left_eye, ...]}")
+        elif len(names) != k:
+            add("kpt_names", "kpt_names", f"{of} has {len(names)} names for {k} joints", "name every joint of kpt_shape once")
+        elif len(set(map(str, names))) < k:
+            twice = Counter(map(str, names)).most_common(1)[0][0]
+            add("kpt_names", "kpt_names", f"{of} has {twice!r} twice", "give every joint a name of its own")
+        else:
+            good[category] = [str(name) for name in names]
+    return good
+
+
+def _check_flip(source: DataYaml, k: int, titles: dict[Any, list[str]], add: Any) -> None:
+    """Check flip_idx by itself and against the names."""
+    flip = source.data.get("flip_idx")
+    names = next(iter(titles.values()), None)
+    expected, alone = flip_from_names(names) if names else (None, [])
+    sided = names is not None and any(side for side, _ in sides_of(names))
+    proposal = f"flip_idx: {expected}" if sided and not alone else "the partner of every joint, itself for those in the middle"
+    if flip is None:
+        add("flip_idx", "kpt_shape", "no flip_idx, so Ultralytics does not mirror pictures in training", f"add {proposal}",
+            error=False)  # fmt: skip
+        return
+    if not isinstance(flip, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in flip):
+        add("flip_idx", "flip_idx", f"flip_idx is {flip!r}", f"write {proposal}")
+        return
+    if len(flip) != k:
+        add("flip_idx", "flip_idx", f"flip_idx has {len(flip)} entries for {k} joints", f"write {proposal}")
+        return
+    if any(not 0 <= i < k for i in flip):
+        bad = next(i for i in flip if not 0 <= i < k)
+        add("flip_idx", "flip_idx", f"flip_idx names joint {bad}, joints are 0 to {k - 1}", f"write {proposal}")
+        return
+    broken = [i for i in range(k) if flip[flip[i]] != i]
+    if broken:
+        i = broken[0]
+        what = f"flip_idx does not mirror back: joint {i} goes to {flip[i]}, but {flip[i]} goes to {flip[flip[i]]}"
+        add("flip_idx", "flip_idx", what, f"write {proposal}")
+        return
+    for category, group in titles.items():
+        wanted, _ = flip_from_names(group)
+        sides = sides_of(group)
+        wrong = [
+            i for i in range(k)
+            if (wanted[i] != i and flip[i] != wanted[i])  # has a partner, is mirrored to another
+            or (wanted[i] == i and sides[i][0] == MIDDLE and sides[flip[i]][0] != MIDDLE)
+        ]  # fmt: skip
+        if wrong:
+            pairs = ", ".join(f"{group[i]} -> {group[flip[i]]}" for i in wrong[:4]) + (", ..." if len(wrong) > 4 else "")
+            of = f" of class {category}" if len(titles) > 1 else ""
+            what = f"flip_idx contradicts kpt_names{of} for {len(wrong)} joints: {pairs}"
+            add("flip_idx", "flip_idx", what, f"write flip_idx: {wanted}")
+    if alone:
+        what = f"{alone[0]!r} has a side but no partner on the other one"
+        add("kpt_names", "kpt_names", what, "check its spelling, and flip_idx by hand", error=False)
+    guess = known_skeleton(None, k)
+    if names is None and guess is not None and flip != guess.flip:
+        what = f"no kpt_names, and flip_idx is not that of {guess.title}, which has {k} joints too"
+        add("flip_idx", "flip_idx", what, f"if these are its joints write flip_idx: {guess.flip}; add kpt_names in any case",
+            error=False)  # fmt: skip
+    elif names is None and k > 1 and flip == list(range(k)):
+        what = "flip_idx leaves every joint in its place, right only for objects without left and right"
+        add("flip_idx", "flip_idx", what, "add kpt_names, and look at --show", error=False)
+
+
+def _limbs_ok(limbs: Any, k: int) -> bool:
+    return isinstance(limbs, list) and all(
+        isinstance(p, list) and len(p) == 2 and all(isinstance(j, int) and 0 <= j < k for j in p) for p in limbs
+    )
+
+
+# -- pictures and labels ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Heights:
+    """How high joints lie in their boxes, which is the same for both of a mirror pair: sums (K, K) over persons.
+
+    ``total[i, j]`` sums the height of joint i over the persons that have joint j too, ``count`` counts these.
+    """
+
+    joints: int
+    total: Array = field(init=False)
+    count: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = np.zeros((self.joints, self.joints))
+        self.count = np.zeros((self.joints, self.joints))
+
+    def add(self, poses: Array, seen: NDArray[np.bool_]) -> None:
+        """Add persons (N, K, 3), with seen (N, K)."""
+        y = np.where(seen, poses[:, :, 1], np.nan)
+        enough = seen.sum(1) >= 3
+        if not enough.any():
+            return
+        y = y[enough]
+        low, high = np.nanmin(y, 1, keepdims=True), np.nanmax(y, 1, keepdims=True)
+        share = np.nan_to_num((y - low) / np.maximum(high - low, 1e-9))
+        mask = seen[enough].astype(float)
+        self.total += share.T @ mask
+        self.count += mask.T @ mask
+
+
+def _check_heights(source: DataYaml, k: int, heights: _Heights, report: Report) -> None:
+    """Note mirror pairs that lie at different heights: a hint for data without names."""
+    flip = source.data.get("flip_idx")
+    if not isinstance(flip, list) or len(flip) != k or sorted(map(str, flip)) != sorted(map(str, range(k))):
+        return
+    mean = heights.total / np.maximum(heights.count, 1)
+    for i, j in enumerate(flip):
+        if i < j and heights.count[i, j] >= EVIDENCE and abs(mean[i, j] - mean[j, i]) > TALL:
+            what = (
+                f"flip_idx pairs joints {i} and {j}, but in {heights.count[i, j]:.0f} persons one lies at {mean[i, j]:.0%} and "
+                f"the other at {mean[j, i]:.0%} of the height from the top"
+            )
+            mend = "check flip_idx; left and right of a pair lie equally high on average"
+            report.add("flip_idx", source.file, source.lines["flip_idx"], what, mend, error=False)
+
+
+def _check_split(
+    source: DataYaml,
+    split: str,
+    pictures: list[Path],
+    shape: tuple[int, int],
+    report: Report,
+    heights: _Heights,
+    deep: bool,
+    backgrounds: bool,
+    show: int,
+) -> None:
+    """Check the pictures of a split and their labels."""
+    names = source.data.get("names")
+    classes = len(names) if isinstance(names, (list, dict)) else int(source.data.get("nc") or 1)
+    labels: dict[Path, Path] = {}
+    without_joints: list[tuple[Path, int]] = []
+    box_free = with_box = 0
+    first_free: Path | None = None
+    for picture in Progress(f"checking {split}", len(pictures)).over(pictures):
+        report.pictures[split] += 1
+        label = label_of(picture)
+        if label in labels and labels[label] != picture:
+            report.add("shared label", label, 0, f"{labels[label].name} and {picture.name} share it", "rename one picture")
+        labels[label] = picture
+        size = _check_picture(picture, deep, report)
+        if not label.is_file():
+            if not backgrounds:
+                what = f"no label file: {label} is absent"
+                report.add("no label", picture, 0, what, "write it; an empty file says that nobody is there (or --backgrounds)")
+            continue
+        rows = read_rows(label, *shape)
+        for problem in rows.problems:
+            report.add(problem.kind, label, problem.line, problem.what, problem.mend)
+        if not len(rows.category):
+            continue
+        poses, seen = _check_rows(rows, label, classes, size or UNKNOWN_SIZE, shape[1], report)
+        report.persons[split] += len(poses)
+        free = np.isnan(rows.boxes).all(1)
+        box_free, with_box = box_free + int(free.sum()), with_box + int((~free).sum())
+        first_free = first_free or (label if free.any() else None)
+        without_joints += [(label, int(line)) for line in rows.lines[~seen.any(1)]]
+        heights.add(poses, seen)
+        if show and size is not None:
+            _remember(report, picture, poses, seen, size, show)
+    if without_joints:
+        label, line = without_joints[0]
+        what = f"{len(without_joints)} rows of {split} have no labelled joint, here is the first"
+        report.add("no joints", label, line, what, "nothing: they are ignore regions in training", error=False)
+    if first_free is not None:
+        what = f"{box_free} rows of {split} have no box ({with_box} have one), here are the first"
+        mend = "nothing: erpose-yolo trains on them; stock Ultralytics cannot"
+        report.add("no boxes", first_free, 0, what, mend, error=False)
+    for label in _orphans(set(labels)):
+        report.add("no picture", label, 0, "label file without a picture", "add the picture, or remove the label")
+
+
+def _check_picture(picture: Path, deep: bool, report: Report) -> tuple[int, int] | None:
+    """Width and height of a picture in pixels; None if it cannot be read."""
+    try:
+        size = picture_size(picture, deep)
+    except OSError as error:
+        if not picture.exists():
+            report.add("picture", picture, 0, "there is no such file (a dangling link?)", "bring it back, or remove it here")
+        else:
+            report.add("picture", picture, 0, f"cannot be read: {error}", "replace the picture")
+        return None
+    if min(size) < MIN_PIXELS:
+        what = f"{size[0]} x {size[1]} px, Ultralytics leaves out pictures below {MIN_PIXELS} px"
+        report.add("picture", picture, 0, what, "remove or replace it")
+        return None
+    return size
+
+
+def _check_rows(
+    rows: Rows, label: Path, classes: int, size: tuple[int, int], dims: int, report: Report
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Check the rows of a label file.
+
+    Returns:
+        Joints (N, K, 3) with visibility, and which of them are labelled (N, K); rows with broken numbers have none.
+    """
+    poses = rows.posed()
+    boxes, lines = rows.boxes, rows.lines
+    free = np.isnan(boxes).all(1)
+    finite: Any = np.isfinite(rows.category) & np.isfinite(rows.joints).all((1, 2)) & (free | np.isfinite(boxes).all(1))
+    for n in np.flatnonzero(~finite):
+        report.add("number", label, int(lines[n]), "a value is NaN or infinite", "mend the row")
+
+    # a NaN passes none of the comparisons below
+    for n in np.flatnonzero(finite & ((rows.category < 0) | (rows.category >= classes) | (rows.category % 1 != 0))):
+        what = f"class {rows.category[n]:g}, names has classes 0 to {classes - 1}"
+        report.add("class", label, int(lines[n]), what, "mend the row, or names in the data YAML")
+    if dims == 3:
+        strange: Any = ~np.isin(poses[:, :, 2], (0, 1, 2)) & np.isfinite(poses[:, :, 2])
+        for n in np.flatnonzero(strange.any(1) & finite):
+            k = int(np.flatnonzero(strange[n])[0])
+            what = f"joint {k} has visibility {poses[n, k, 2]:g}"
+            report.add("visibility", label, int(lines[n]), what, "0 is not labelled, 1 hidden, 2 visible")
+    point = rows.joints[:, :, :2]
+    least = -np.inf if dims == 2 else -ROUNDING  # without visibility, negative means not labelled
+    outside: Any = ((point < least) | (point > 1 + ROUNDING)).any(2)
+    for n in np.flatnonzero(outside.any(1) & finite):
+        k = int(np.flatnonzero(outside[n])[0])
+        what = f"joint {k} is at ({point[n, k, 0]:g}, {point[n, k, 1]:g}), outside the picture"
+        mend = "coordinates are shares of width and height, 0 to 1; write 0 0 0 for a joint outside"
+        if point[n, k].max() > 2:
+            mend = "coordinates are shares, 0 to 1: divide pixels by the picture's width and height"
+        report.add("outside", label, int(lines[n]), what, mend)
+    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    beyond: Any = (low < -BOX_SLACK).any(1) | (high > 1 + BOX_SLACK).any(1)
+    for n in np.flatnonzero(beyond & finite & ~free):
+        what = f"the box reaches from ({low[n, 0]:.3g}, {low[n, 1]:.3g}) to ({high[n, 0]:.3g}, {high[n, 1]:.3g})"
+        report.add("outside", label, int(lines[n]), what, "rows hold centre x, centre y, width, height, as shares; clip the box")
+    for n in np.flatnonzero(~(boxes[:, 2:] > 0).all(1) & finite & ~free):
+        what = f"the box is {boxes[n, 2]:g} wide and {boxes[n, 3]:g} high"
+        report.add("box", label, int(lines[n]), what, "write a box with an extent, or leave out the four box columns")
+
+    seen: Any = (poses[:, :, 2] > 0) & finite[:, None] & ~outside
+    for n in np.flatnonzero(free & finite & ~seen.any(1)):
+        report.add("nothing", label, int(lines[n]), "neither a box nor a labelled joint", "remove the row")
+    scale = np.array(size, float)
+    away: Any = np.maximum(np.maximum(low[:, None] - point, point - high[:, None]), 0) * scale  # (N, K, 2) pixels outside
+    side: Any = (boxes[:, 2:] * scale).max(1)
+    limit: Any = np.where(poses[:, :, 2] == 1, FAR_HIDDEN, FAR) * side[:, None]
+    boxed: Any = ~free & (boxes[:, 2:] > 0).all(1)
+    far: Any = (away.max(2) > limit) & seen & boxed[:, None]
+    for n in np.flatnonzero(far.any(1)):
+        k = int(np.argmax(np.where(far[n], away[n].max(1), -1)))
+        what = f"joint {k} lies {away[n, k].max():.0f} px outside its box, whose longer side is {side[n]:.0f} px"
+        report.add("far", label, int(lines[n]), what, "mend the joint or the box (another person's?)")
+    for first, again in _twins(rows, poses, seen, scale):
+        what = f"the same person as in line {lines[first]}"
+        report.add("duplicate", label, int(lines[again]), what, "remove one of the rows")
+    return poses, seen
+
+
+def _twins(rows: Rows, poses: Array, seen: NDArray[np.bool_], scale: Array) -> Iterator[tuple[int, int]]:
+    """Pairs of rows, first and later one, that are the same person."""
+    if len(poses) < 2:
+        return
+    point = np.where(seen[:, :, None], poses[:, :, :2] * scale, np.nan)
+    with np.errstate(invalid="ignore"):
+        low = np.where(seen[:, :, None], point, np.inf).min(1)
+        high = np.where(seen[:, :, None], point, -np.inf).max(1)
+        extent = np.maximum((high - low).max(1), 1.0)  # (N,) pixels
+    raw = np.concatenate((rows.category[:, None], rows.boxes, poses.reshape(len(poses), -1)), 1)
+    gone: set[int] = set()
+    for n in range(len(poses) - 1):
+        if n in gone:
+            continue
+        later = np.arange(n + 1, len(poses))
+        same = ((raw[later] == raw[n]) | (np.isnan(raw[later]) & np.isnan(raw[n]))).all(1)
+        common = seen[later] & seen[n]
+        count = common.sum(1)
+        apart = np.linalg.norm(np.where(common[:, :, None], point[later] - point[n], 0), axis=2).sum(1) / np.maximum(count, 1)
+        like = (count >= TWIN_JOINTS) & (2 * count >= np.maximum(seen[later].sum(1), seen[n].sum()))
+        like &= (apart < TWIN * np.maximum(extent[later], extent[n])) & (rows.category[later] == rows.category[n])
+        for m in later[same | like].tolist():
+            if m not in gone:
+                gone.add(m)
+                yield n, m
+
+
+def _orphans(labels: set[Path]) -> list[Path]:
+    """Label files beside those of the split that no picture belongs to, whatever split it may be in."""
+    out = []
+    for folder in sorted({label.parent for label in labels}):
+        if not folder.is_dir():
+            continue
+        extra = [Path(e.path) for e in os.scandir(folder) if e.name.endswith(".txt") and Path(e.path) not in labels]
+        if not extra:
+            continue
+        home = picture_folder_of(folder)
+        stems = set()
+        if home.is_dir():
+            stems = {os.path.splitext(n)[0] for n in os.listdir(home) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES}
+        names = {"classes.txt", "README.txt"}  # annotation tools leave these
+        out += sorted(path for path in extra if path.stem not in stems and path.name not in names)
+    return out
+
+
+# -- leakage ---------------------------------------------------------------------------------------------------------
+
+
+def _check_leaks(source: DataYaml, files: dict[str, list[Path]], report: Report) -> None:
+    """Find pictures that are in two splits: the same path, or the same bytes.
+
+    Only files of equal size can be the same, of these only those with equal ends; so little of a set is read in full.
+    """
+    if len(files) < 2:
+        return
+    groups: dict[Any, list[tuple[str, Path]]] = defaultdict(list)
+    for split, pictures in files.items():
+        for picture in pictures:
+            try:
+                groups[picture.stat().st_size].append((split, picture))
+            except OSError:
+                continue  # reported as unreadable
+    for reader in (_ends_of, _hash_of):
+        shared = [group for group in groups.values() if len({split for split, _ in group}) > 1]
+        groups = defaultdict(list)
+        bar = Progress("comparing splits", sum(map(len, shared)))
+        for number, group in enumerate(shared):
+            for split, picture in group:
+                try:
+                    groups[number, reader(picture)].append((split, picture))
+                except OSError:
+                    pass
+                bar.add()
+        bar.close()
+    order = {split: i for i, split in enumerate(files)}
+    for group in groups.values():
+        group.sort(key=lambda item: (order[item[0]], item[1]))
+        first_split, first = group[0]
+        told = set()
+        for split, picture in group[1:]:
+            if split != first_split and split not in told:
+                told.add(split)
+                what = f"the same picture as {first} of {first_split}, so {split} is not unseen"
+                report.add("leak", picture, 0, what, f"remove one of the two ({split} or {first_split})")
+
+
+def _ends_of(file: Path, size: int = 4096) -> bytes:
+    with file.open("rb") as handle:
+        head = handle.read(size)
+        handle.seek(max(0, handle.seek(0, os.SEEK_END) - size))
+        return head + handle.read()
+
+
+def _hash_of(file: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
+
+
+# -- contact sheet ---------------------------------------------------------------------------------------------------
+
+
+def _remember(report: Report, picture: Path, poses: Array, seen: NDArray[np.bool_], size: tuple[int, int], show: int) -> None:
+    """Keep the pictures whose main person is large and fully labelled: there the sides are seen best."""
+    point = np.where(seen[:, :, None], poses[:, :, :2] * size, np.nan)
+    whole = seen.sum(1) >= 2
+    if not whole.any():
+        return
+    extent = (np.nanmax(point[whole], 1) - np.nanmin(point[whole], 1)).max(1) / max(size)
+    score = float((extent.clip(max=0.8) * seen[whole].mean(1) ** 2).max()) / (1 + 0.1 * max(0, int(whole.sum()) - 3))
+    drawn = poses.copy()
+    drawn[~seen] = 0
+    item = (score, -report.pictures.total(), picture, drawn)
+    if len(report.gallery) < show:
+        heapq.heappush(report.gallery, item)
+    elif item[:2] > report.gallery[0][:2]:
+        heapq.heapreplace(report.gallery, item)
+
+
+def contact_sheet(source: DataYaml, report: Report, file: Path, tile: int = 300) -> None:
+    """Save pictures with their skeletons and, below each, the mirrored picture with ``flip_idx`` applied.
+
+    Args:
+        source: the data YAML.
+        report: of :func:`check` with ``show``.
+        file: where the sheet goes; the suffix says the format.
+        tile: side of a picture on the sheet in pixels.
+
+    Raises:
+        DataError: nothing to show, or the sheet cannot be written.
+    """
+    if not report.gallery:
+        raise DataError(f"{source.file}: no picture with a labelled person to show. Mend: the errors above first.")
+    gallery = [(picture, poses) for _, _, picture, poses in sorted(report.gallery, key=lambda g: g[:2], reverse=True)]
+    k = gallery[0][1].shape[1]
+    names = joint_names(source.data.get("kpt_names"), k)
+    known = known_skeleton(names, k)
+    sides = [side for side, _ in sides_of(names or (known.names if known else [""] * k))]
+    limbs = source.data.get("skeleton")
+    if not _limbs_ok(limbs, k) or limbs is None:
+        limbs = known.limbs if known else ()
+    flip, title, colour = _verdict(source, report, k, names)
+
+    gap, head, line = 4, 26, 22
+    width = gap + len(gallery) * (tile + gap)
+    sheet = np.full((head + 2 * (line + tile) + gap, width, 3), 40, np.uint8)
+    _text(sheet, title, (gap, head - 8), colour)
+    _text(sheet, "as labelled: left side of the body orange, right side blue", (gap, head + line - 7), (235, 235, 235))
+    below = head + line + tile
+    caption = "mirrored with flip_idx: who faces you still has orange on the right of the picture"
+    _text(sheet, caption if flip else "no usable flip_idx: nothing to mirror", (gap, below + line - 7), (235, 235, 235))
+    for n, (picture, poses) in enumerate(gallery):
+        image = cv2.imread(str(picture), cv2.IMREAD_COLOR)
+        if image is None:
+            continue
+        scale = tile / max(image.shape[:2])
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        image = image[:tile, :tile]
+        rows = [(head + line, image, poses)]
+        if flip:
+            mirrored = poses[:, flip].copy()
+            mirrored[:, :, 0] = 1 - mirrored[:, :, 0]
+            rows.append((below + line, image[:, ::-1], mirrored))
+        left = gap + n * (tile + gap)
+        for top, pixels, persons in rows:
+            canvas = np.ascontiguousarray(pixels)
+            for pose in persons:
+                draw_sides(canvas, pose, sides, limbs)
+            h, w = canvas.shape[:2]
+            y, x = top + (tile - h) // 2, left + (tile - w) // 2
+            sheet[y : y + h, x : x + w] = canvas
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        written = cv2.imwrite(str(file), sheet)
+    except cv2.error:
+        written = False
+    if not written:
+        raise DataError(f"{file}: cannot be written. Mend: give --show a name that ends in .jpg or .png.")
+
+
+def _verdict(
+    source: DataYaml, report: Report, k: int, names: list[str] | None
+) -> tuple[list[int] | None, str, tuple[int, int, int]]:
+    """The flip_idx to draw with, a title, and its colour."""
+    green, yellow, red = (120, 230, 120), (80, 220, 255), (90, 90, 255)
+    flip = source.data.get("flip_idx")
+    usable = isinstance(flip, list) and len(flip) == k and all(isinstance(i, int) and 0 <= i < k for i in flip)
+    wrong = [f for f in report.findings if f.kind == "flip_idx" and f.error]
+    title = source.file.name
+    if wrong:
+        title, colour = f"{title}: {wrong[0].what}", red
+    elif not usable:
+        title, colour = f"{title}: no flip_idx", yellow
+    elif names is None:
+        title, colour = f"{title}: no kpt_names, so flip_idx can be judged by eye only", yellow
+    else:
+        title, colour = f"{title}: flip_idx agrees with kpt_names", green
+    return (list(flip) if usable and flip is not None else None), title, colour
+
+
+def draw_sides(image: NDArray[np.uint8], pose: Array, sides: Sequence[str], limbs: Sequence[Sequence[int]]) -> None:
+    """Draw a skeleton in place, left and right in their colours; hidden joints hollow.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        pose: (K, 3) shares of the picture and visibility.
+        sides: (K,) LEFT, MIDDLE or RIGHT.
+        limbs: pairs of joint indices. A limb has the side of its joints; MIDDLE if they differ.
+    """
+    height, width = image.shape[:2]
+    spots = [(int(round(x)), int(round(y))) for x, y in pose[:, :2].clip(-1, 2) * (width, height)]
+    thick = max(1, round(max(height, width) / 150))
+    for a, b in limbs:
+        if pose[a, 2] > 0 and pose[b, 2] > 0:
+            both = {sides[a], sides[b]} - {MIDDLE}
+            colour = COLOURS[both.pop() if len(both) == 1 else MIDDLE]
+            cv2.line(image, spots[a], spots[b], colour, thick, cv2.LINE_AA)
+    for k, spot in enumerate(spots):
+        if pose[k, 2] > 0:
+            cv2.circle(image, spot, thick + 1, COLOURS[sides[k]], 1 if pose[k, 2] == 1 else -1, cv2.LINE_AA)
+
+
+def _text(image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    room = image.shape[1] - 2 * at[0]
+    scale = 0.5
+    width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
+    scale *= min(1.0, room / max(width, 1))
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+
+
+# -- command line ----------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``erpose check``.
+
+    Returns:
+        0 where the set is clean, 1 where something is wrong, 2 on wrong usage.
+    """
+    parser = argparse.ArgumentParser("erpose check", description="Find what is wrong with a YOLO-pose data set.")
+    parser.add_argument("data", metavar="data.yaml", help="data YAML, or the name of a set that ships with erpose-yolo")
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="look at these splits only (default: all)")
+    parser.add_argument("--show", type=Path, metavar="FILE.jpg", help="save a sheet of skeletons, and of the same mirrored")
+    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="pictures on that sheet (default: 6)")
+    parser.add_argument("--deep", action="store_true", help="decode every picture in full (slow)")
+    parser.add_argument("--backgrounds", action="store_true", help="pictures without label file are meant so")
+    parser.add_argument("--all", action="store_true", help=f"print every finding, not {PER_KIND} of a kind")
+    try:
+        args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        if args.pictures < 1:
+            parser.error("--pictures must be at least 1")
+        report = check(args.data, args.split, args.deep, args.backgrounds, args.pictures if args.show else 0)
+    except SystemExit as stop:  # argparse has said why
+        return int(stop.code or 0)
+    except (FileNotFoundError, KeyError) as error:
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return 2
+
+    _print(report, args.all)
+    failed = report.errors > 0
+    if args.show:
+        try:
+            contact_sheet(load_data_yaml(args.data), report, args.show)
+            print(f"sheet: {args.show}")
+        except (DataError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+def _print(report: Report, every: bool) -> None:
+    counts: Counter[tuple[bool, str]] = Counter()
+    for finding in report.findings:
+        counts[finding.error, finding.kind] += 1
+        if every or counts[finding.error, finding.kind] <= PER_KIND:
+            print(finding)
+    for (_, kind), count in counts.items():
+        if count > PER_KIND and not every:
+            print(f"... and {count - PER_KIND} more of the kind '{kind}' (--all prints them)")
+    seen = ", ".join(f"{s}: {n} pictures, {report.persons[s]} persons" for s, n in report.pictures.items())
+    notes = len(report.findings) - report.errors
+    print(f"{seen or 'no pictures'}; {report.errors} errors, {notes} notes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Labels without boxes: rows of class and joints alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from erpose_yolo.data.convert.files import DataError
+
+
+def strip_boxes(labels: Path, joints: int, dims: int = 3) -> int:
+    """Remove the box columns of every label file below a folder, in place; rows without a box stay.
+
+    Args:
+        labels: folder of label files.
+        joints: K.
+        dims: D, 2 or 3.
+
+    Returns:
+        Number of rows changed.
+
+    Raises:
+        DataError: a row has another number of columns; that file and those after it are unchanged.
+    """
+    changed = 0
+    for file in sorted(labels.rglob("*.txt")):
+        out = []
+        for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+            words = line.split()
+            if len(words) == 5 + joints * dims:
+                words[1:5] = []
+                changed += 1
+            elif words and len(words) != 1 + joints * dims:
+                raise DataError(
+                    f"{file}:{number}: {len(words)} columns, {5 + joints * dims} are needed for {joints} joints of {dims} "
+                    "values. Mend the row."
+                )
+            out.append(" ".join(words))
+        part = file.with_name(f".{file.name}.part")
+        part.write_text("".join(f"{line}\n" for line in out), encoding="utf-8")
+        os.replace(part, file)
+    return changed
+
+
+def generate_box_free(root: Path, synth: dict[str, Any]) -> Path:
+    """Make a set of synthetic people whose label rows have no boxes, unless it is there.
+
+    Args:
+        root: folder of the set.
+        synth: fields of :class:`erpose_yolo.data.synth.SynthConfig`.
+
+    Returns:
+        ``root``.
+    """
+    from erpose_yolo.data.synth import SynthConfig, generate
+
+    root = Path(root)
+    if root.exists():
+        if any(root.iterdir()):
+            raise FileExistsError(f"{root} exists, but its pictures are not complete. Mend: remove that folder.")
+        root.rmdir()
+    root.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        made = generate(stage / "set", SynthConfig(**synth))
+        strip_boxes(made / "labels", joints=17)
+        os.rename(made, root)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return root

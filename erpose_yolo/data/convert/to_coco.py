@@ -1,0 +1,295 @@
+"""YOLO-pose labels -> COCO-format keypoint JSON, the way back of :mod:`erpose_yolo.data.convert.from_coco`.
+
+What rows cannot say (segment area, crowd, image ids, crowd index) comes from the split's sidecar where there is one:
+a row takes over the annotation whose box or joints it was made from. A row without such an annotation, which somebody
+added or moved, gets a new id and the area rule's area, 0.53 of its box.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from erpose_yolo.data.convert.files import (
+    Array,
+    DataError,
+    DataYaml,
+    Progress,
+    Rows,
+    label_of,
+    load_data_yaml,
+    picture_size,
+    pictures_of,
+    read_rows,
+)
+from erpose_yolo.data.convert.stream import JsonStream
+from erpose_yolo.data.skeletons import joint_names, known_skeleton
+
+SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are the same person
+
+
+@dataclass
+class Sidecar:
+    """The original annotations of a split, by the pictures' names in the data set."""
+
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    annotations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # by image id
+    categories: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """What was converted."""
+
+    images: int = 0
+    annotations: int = 0
+    matched: int = 0
+    pictures_opened: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> Summary:
+    """Write the labels of a split as a COCO-format JSON.
+
+    Args:
+        data_yaml: the data set.
+        split: train, val, test or minival.
+        out: the JSON to write.
+        overwrite: replace it if it is there.
+
+    Raises:
+        DataError: the data YAML or a label file is wrong; nothing has been written.
+        FileNotFoundError: something that is needed is absent.
+        FileExistsError: the JSON exists.
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists. Mend: another --out, or replace it with --overwrite.")
+    source = load_data_yaml(data_yaml)
+    joints, dims = _shape(source)
+    if not source.data.get(split):
+        raise DataError(f"{source.file}:1: no split {split!r}. Mend: choose one with --split.")
+    side = _read_sidecar(source, split)
+    pictures = pictures_of(source.entries(split))
+    roots = [entry for entry in source.entries(split) if entry.is_dir()] or [source.root / "images" / split]
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent, text=True)
+    summary = Summary()
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            _write(file, source, side, pictures, roots, joints, dims, summary)
+        os.chmod(name, 0o644)
+        os.replace(name, out)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return summary
+
+
+def _shape(source: DataYaml) -> tuple[int, int]:
+    shape = source.data.get("kpt_shape")
+    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) for n in shape) and shape[1] in (2, 3)):
+        raise DataError(
+            f"{source.file}:{source.lines.get('kpt_shape', 1)}: kpt_shape is {shape!r}. Mend: [number of joints, 2 or 3]."
+        )
+    return shape[0], shape[1]
+
+
+def _read_sidecar(source: DataYaml, split: str) -> Sidecar | None:
+    file = source.annotations(split)
+    if file is None:
+        return None
+    if not file.is_file():
+        raise FileNotFoundError(f"{source.file}:{source.lines['annotations']}: {file} is no file. Mend: convert again.")
+    side = Sidecar()
+    stream = JsonStream(file)
+    for key, index, value in stream:
+        if index is None:
+            continue
+        if key == "images":
+            side.images[value["file_name"]] = value
+        elif key == "annotations":
+            side.annotations.setdefault(value["image_id"], []).append(value)
+        elif key == "categories":
+            side.categories.append(value)
+    return side
+
+
+def _write(
+    file: Any,
+    source: DataYaml,
+    side: Sidecar | None,
+    pictures: list[Path],
+    roots: list[Path],
+    joints: int,
+    dims: int,
+    summary: Summary,
+) -> None:
+    """Write the JSON while going over the pictures; annotations wait in memory as text, for ids of new ones."""
+    names = source.data.get("names") or {0: "person"}
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    categories = _categories(source, side, names, joints)
+    taken = {a["id"] for group in (side.annotations.values() if side else ()) for a in group}
+    next_id = max(taken, default=0) + 1
+    image_ids = _image_ids(pictures, roots, side)
+    info = {"description": f"{source.file.name} by erpose convert; area: of the sidecar, else 0.53 x width x height"}
+    file.write(f'{{"info":{json.dumps(info)},\n"categories":{json.dumps(categories)},\n"images":[')
+    texts: list[str] = []
+    for number, picture in enumerate(Progress("converting labels", len(pictures)).over(pictures)):
+        name = _name_in(picture, roots)
+        entry = side.images.get(name) if side else None
+        if entry is None:
+            try:
+                width, height = picture_size(picture)
+            except OSError as error:
+                raise DataError(f"{picture}: cannot be read: {error}. Mend: replace the picture.") from None
+            entry = {"id": image_ids[number], "file_name": name, "width": width, "height": height}
+            summary.pictures_opened += 1
+        file.write((",\n" if number else "\n") + json.dumps(entry, separators=(",", ":")))
+        label = label_of(picture)
+        rows = read_rows(label, joints, dims) if label.is_file() else None
+        if rows is None:
+            continue
+        if rows.problems:
+            first = rows.problems[0]
+            raise DataError(f"{label}:{first.line}: {first.what}. Mend: {first.mend}.")
+        known = side.annotations.get(entry["id"], []) if side else []
+        for annotation, match in _annotations(rows, entry, known, categories, label):
+            if match is None:
+                annotation["id"] = next_id
+                next_id += 1
+            else:
+                summary.matched += 1
+            texts.append(json.dumps(annotation, separators=(",", ":")))
+        summary.images += 1
+    summary.images = len(pictures)
+    summary.annotations = len(texts)
+    file.write('\n],\n"annotations":[')
+    for i, text in enumerate(texts):
+        file.write((",\n" if i else "\n") + text)
+    file.write("\n]}\n")
+
+
+def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], joints: int) -> list[dict[str, Any]]:
+    """One category a class; ids are those of the sidecar, else class index + 1."""
+    titles = joint_names(source.data.get("kpt_names"), joints)
+    limbs = source.data.get("skeleton")
+    if titles is None and (guess := known_skeleton(None, joints)) is not None:
+        titles, limbs = list(guess.names), limbs or guess.limbs  # rows do not need names, COCO files do
+    titles = titles or [f"joint_{k}" for k in range(joints)]
+    out = []
+    for index, name in sorted(names.items()):
+        theirs = next((c for c in (side.categories if side else []) if c.get("name") == name), None)
+        number = theirs["id"] if theirs else index + 1
+        pairs = [[a + 1, b + 1] for a, b in limbs or []]
+        out.append({"id": number, "name": str(name), "keypoints": titles, "skeleton": pairs})
+    return out
+
+
+def _image_ids(pictures: list[Path], roots: list[Path], side: Sidecar | None) -> list[int]:
+    """Ids of the pictures that the sidecar does not know: the number in the name where all are such, as in COCO."""
+    if side is None:
+        stems = [p.stem for p in pictures]
+        if all(s.isascii() and s.isdigit() and len(s) < 19 for s in stems) and len({int(s) for s in stems}) == len(stems):
+            return [int(s) for s in stems]
+        return list(range(1, len(pictures) + 1))
+    first = max((entry["id"] for entry in side.images.values()), default=0) + 1
+    return list(range(first, first + len(pictures)))
+
+
+def _name_in(picture: Path, roots: list[Path]) -> str:
+    """Name of a picture relative to its split's folder."""
+    for root in roots:
+        if picture.is_relative_to(root):
+            return picture.relative_to(root).as_posix()
+    return picture.name
+
+
+def _annotations(
+    rows: Rows, image: dict[str, Any], known: list[dict[str, Any]], categories: list[dict[str, Any]], label: Path
+) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """The rows of a picture as annotations, each with the annotation of the sidecar that it takes over or None."""
+    width, height = float(image["width"]), float(image["height"])
+    poses = rows.posed().copy()
+    poses[:, :, :2] *= (width, height)
+    seen: Any = poses[:, :, 2] > 0
+    poses[~seen] = 0
+    boxes = rows.boxes * (width, height, width, height)
+    corners = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]), 1)  # x, y, width, height
+    free: Any = np.isnan(corners).any(1)
+    out: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
+    left = list(known)
+    for n in range(len(poses)):
+        line = f"{label}:{rows.lines[n]}"
+        category = int(rows.category[n]) if np.isfinite(rows.category[n]) else -1
+        if not 0 <= category < len(categories) or category != rows.category[n]:
+            raise DataError(f"{line}: class {rows.category[n]:g} is not among `names`. Mend: the row, or names.")
+        if not np.isfinite(poses[n]).all() or (not free[n] and not np.isfinite(corners[n]).all()):
+            raise DataError(f"{line}: a value is NaN or infinite. Mend that row.")
+        box = _box_of(poses[n][seen[n]]) if free[n] else corners[n]
+        match = _match(poses[n], box, seen[n], left, width, height)
+        annotation: dict[str, Any] = {}
+        if match is not None:
+            left.remove(match)
+            annotation.update(match)
+        annotation["image_id"] = image["id"]
+        annotation["category_id"] = categories[category]["id"]
+        annotation.setdefault("iscrowd", 0)
+        if match is None:
+            annotation["area"] = _area(box)
+        annotation["bbox"] = _rounded(box)
+        annotation["keypoints"] = _rounded(poses[n].reshape(-1))
+        annotation["num_keypoints"] = int(seen[n].sum())
+        out.append((annotation, match))
+    return out
+
+
+def _box_of(points: Array) -> Array:
+    """Box x, y, width, height around labelled joints; zero where there is none."""
+    if not len(points):
+        return np.zeros(4)
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    return np.concatenate((low, high - low))
+
+
+def _match(
+    pose: Array, box: Array, seen: Any, candidates: list[dict[str, Any]], width: float, height: float
+) -> dict[str, Any] | None:
+    """The annotation that the row was made from: same labelled joints, or the same box where none is labelled."""
+    for candidate in candidates:
+        theirs = np.asarray(candidate.get("keypoints") or np.zeros(pose.size), float).reshape(-1, 3)
+        inside = (theirs[:, 2] > 0) & ((theirs[:, :2] >= -1) & (theirs[:, :2] <= (width + 1, height + 1))).all(1)
+        if candidate.get("iscrowd"):
+            inside[:] = False
+        if theirs.shape != pose.shape or (inside != seen).any():
+            continue
+        if seen.any():
+            clipped = np.clip(theirs[seen, :2], 0, (width, height))
+            if np.abs(clipped - pose[seen, :2]).max() < SAME:
+                return candidate
+        elif candidate.get("bbox") is not None:
+            x, y, w, h = candidate["bbox"]
+            low, high = np.clip((x, y), 0, (width, height)), np.clip((x + w, y + h), 0, (width, height))
+            if np.abs(np.concatenate((low, high - low)) - box).max() < SAME:
+                return candidate
+    return None
+
+
+def _area(box: Array) -> float:
+    import torch
+
+    from erpose_yolo.oks import object_area
+
+    corners = torch.tensor([box[0], box[1], box[0] + box[2], box[1] + box[3]], dtype=torch.float64)
+    return round(float(object_area(corners)), 4)
+
+
+def _rounded(values: Array) -> list[float]:
+    """Plain numbers to 1e-4 px, whole ones as integers."""
+    return [int(v) if v == int(v) else v for v in np.round(values, 4).tolist()]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,19 @@ _FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 def repo() -> Path:
     """Root of the repository."""
     return ROOT
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Messages that ultralytics and this package log."""
+    from ultralytics.utils import LOGGER
+
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    LOGGER.addHandler(handler)
+    yield messages
+    LOGGER.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

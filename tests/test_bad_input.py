@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ultralytics.utils import LOGGER
 
 from erpose_yolo import ERPose, compat
 from erpose_yolo.network import load_model_yaml
 
 SMALL = {"imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "verbose": False}
 MakeData = Callable[..., Path]
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Messages that are logged."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    LOGGER.addHandler(handler)
-    yield messages
-    LOGGER.removeHandler(handler)
 
 
 def row(columns: int = 51, seen: float = 2) -> str:

@@ -65,7 +65,7 @@ def test_bom_crlf_blank_lines_and_duplicates(tmp_path: Path) -> None:
         ([0, *BOX, *JOINTS, 1], ColumnError, r"a\.txt:2: 21 columns.*20 .*16 .*kpt_shape \[5, 3\]"),
         ([0, *BOX], ColumnError, r"a\.txt:2: 5 columns"),
         ([0, *BOX, "nan", *JOINTS[1:]], LabelError, r"a\.txt:2: column 6 is not finite"),
-        ([0, *BOX, "x1", *JOINTS[1:]], LabelError, r"a\.txt:2: 'x1' is not a number"),
+        ([0, *BOX, "x1", *JOINTS[1:]], LabelError, r"a\.txt:2: .*'x1'"),
         ([1, *BOX, *JOINTS], LabelError, r"a\.txt:2: class 1 is not one of 0 to 0"),
         ([0, *BOX, 320, *JOINTS[1:]], LabelError, r"a\.txt:2: coordinate 320 lies outside"),
         ([0, 0.5, 0.5, -0.1, 0.2, *JOINTS], LabelError, r"a\.txt:2: "),

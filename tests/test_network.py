@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.tasks import PoseModel
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 from erpose_yolo import ERPose, ERPoseHead, ERPoseModel, compat
 from erpose_yolo.config import CHOICES
@@ -65,17 +63,6 @@ def batch_of(boxes: list[tuple[int, float, float, float, float]], size: int = 12
 
 # of all sizes, so that every level has to learn somebody
 CROWD = [(0, 4, 4, 20, 30), (0, 30, 10, 90, 110), (1, -100, -100, 230, 230), (1, 60, 60, 72, 80), (1, 10, 20, 110, 120)]
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Messages that the package logs."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    LOGGER.addHandler(handler)
-    yield messages
-    LOGGER.removeHandler(handler)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import pytest
 import torch
 from ultralytics import YOLO
 from ultralytics.engine.results import Results
-from ultralytics.utils import LOGGER
 
 from erpose_yolo import ERPose, compat
 from erpose_yolo.decode import default_margins, derive_boxes
@@ -24,17 +21,6 @@ from erpose_yolo.validator import ERPoseMetrics, ERPoseValidator
 
 LOSSES = ("pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss")
 SMALL = {"imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "verbose": False}
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Messages that are logged."""
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    LOGGER.addHandler(handler)
-    yield messages
-    LOGGER.removeHandler(handler)
 
 
 def load_pt(file: Path) -> dict[str, Any]:

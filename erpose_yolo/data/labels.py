@@ -69,9 +69,8 @@ def parse_labels(
         seen.add(line)
         try:
             row = np.array(words, dtype=np.float64)
-        except ValueError:
-            bad = next(word for word in words if not _is_number(word))
-            raise LabelError(f"{where}: {bad[:40]!r} is not a number. Mend or delete the row.") from None
+        except ValueError as error:  # numpy's message quotes the word
+            raise LabelError(f"{where}: {error}. Mend or delete the row.") from None
         rows.append(_checked(row, where, k, d, 1 if single_class else num_classes, single_class))
     if not rows:
         return np.zeros((0, 1), np.float32), np.zeros((0, 4), np.float32), np.zeros((0, k, 3), np.float32)
@@ -134,11 +133,3 @@ def _checked(
     if np.isfinite(box).all() and box[2:].min() < 0:
         raise LabelError(f"{where}: box size {box[2]:g} x {box[3]:g} is negative. Mend the row.")
     return np.array([category]), box, joints
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

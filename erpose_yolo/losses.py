@@ -61,7 +61,7 @@ def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
 
     Args:
         error: (...) e_k of the OKS formula.
-        log_spread: (...) log b.
+        log_spread: (...) raw output; log b is it, held above MIN_LOG_SPREAD by a softplus.
 
     Returns:
         (...) loss.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from erpose_yolo import catalog
+
 COMMANDS = {  # name: module with a main(arguments) that returns an exit code or None
     "check": "erpose_yolo.data.check",
     "convert": "erpose_yolo.data.convert",
@@ -31,14 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and arguments[0] in COMMANDS:
         return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]) or 0)
 
-    from ultralytics import (
-        YOLO,  # noqa: F401  (imports what is to be patched)
-        cfg,
-    )
+    # In place, as Ultralytics keeps this very list. By the command's name it decides to save pictures; the data sets of
+    # this package become known to stock models, too.
+    words = [f"data={catalog.resolve_data(a[5:])}" if a.startswith("data=") else a for a in arguments]
+    sys.argv[:] = ["yolo", *words]
+
+    from ultralytics import cfg
 
     from erpose_yolo import compat
 
-    compat.install()
+    compat.install()  # imports what it patches
     cfg.entrypoint()  # reads the arguments of the process itself
     return 0
 

@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 PTH = "erpose_yolo_autoload.pth"
-NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "runs", "*.pt", "build", "dist")
+NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "runs", "*.pt", "build", "dist", "node_modules")
 USE = """
 from ultralytics import YOLO
 model = YOLO('erpose-n.yaml')

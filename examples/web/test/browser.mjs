@@ -1,0 +1,131 @@
+// Drives the page in a real browser and prints what it found as JSON:
+//   node test/browser.mjs '{"chromium": PATH, "address": URL, "photos": [{"file": PNG, "conf": 0.25}, ...],
+//                           "models": {"other.onnx": PATH, ...}, "screenshot": PNG}'
+// tests/test_example_web.py runs it and compares the figures with Python's. "models" are answered for addresses of that
+// name, "screenshot" may be left out.
+import { readFile } from 'node:fs/promises';
+
+import { chromium } from 'playwright-core';
+
+const { chromium: executablePath, address, photos, models = {}, screenshot } = JSON.parse(process.argv[2]);
+const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync'];
+const SLOW = { timeout: 60_000 };
+const found = { elsewhere: [], console: [], photos: [], wrong: {} };
+
+async function open(browser, search = '') {
+  const context = await browser.newContext({ viewport: { width: 900, height: 930 } });
+  const page = await context.newPage();
+  page.on('request', (request) => {
+    const url = new URL(request.url());
+    if (!['data:', 'blob:'].includes(url.protocol) && url.host !== new URL(address).host) found.elsewhere.push(url.href);
+  });
+  page.on('console', (message) => message.type() === 'error' && found.console.push(message.text()));
+  page.on('pageerror', (error) => found.console.push(String(error)));
+  for (const [name, path] of Object.entries(models)) await page.route(`**/${name}`, (route) => route.fulfill({ path }));
+  await page.goto(address + search);
+  await page.waitForFunction(() => window.erpose && (window.erpose.ready || window.erpose.error), null, SLOW);
+  return page;
+}
+
+async function choose(page, file) {
+  const before = await page.evaluate(() => window.erpose.frames);
+  await page.setInputFiles('#file', file);
+  await page.waitForFunction((n) => window.erpose.frames > n || window.erpose.error, before, SLOW);
+  return page.evaluate(() => ({
+    ...window.erpose,
+    label: document.querySelector('#canvas').getAttribute('aria-label'),
+    listed: document.querySelectorAll('#list li').length,
+    time: document.querySelector('#time').textContent,
+  }));
+}
+
+async function complaint(page, pattern = '.') {
+  await page.waitForFunction((text) => new RegExp(text).test(window.erpose.error ?? ''), pattern, SLOW);
+  return page.textContent('#error');
+}
+
+const launch = (more = []) => chromium.launch({ executablePath, args: [...FLAGS, ...more], headless: true });
+
+let browser = await launch();
+try {
+  let page;
+  for (const { file, conf } of photos) {
+    page = await open(browser, `?conf=${conf}`);
+    const cold = await choose(page, file);
+    found.photos.push({ cold, warm: await choose(page, file) });
+    if (screenshot) await page.screenshot({ path: screenshot });
+  }
+  found.isolated = await page.evaluate(() => self.crossOriginIsolated);
+  const { file, conf } = photos[0];
+  const picture = (await readFile(file)).toString('base64');
+
+  // the parts by themselves
+  found.parts = await page.evaluate(async (text) => {
+    const { letterbox, pythonValue, readMetadata, select } = await import('./erpose.mjs');
+    const bytes = (data) => Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+    const bitmap = await createImageBitmap(new Blob([bytes(text)]));
+    const pen = new OffscreenCanvas(bitmap.width, bitmap.height).getContext('2d');
+    pen.drawImage(bitmap, 0, 0);
+    const { input } = letterbox(pen.getImageData(0, 0, bitmap.width, bitmap.height), 160, 96);
+    // dense rows: neither sorted nor few
+    const dense = new Float32Array(8 * 1000).map((_, at) => (at % 8 === 4 ? ((at * 7919) % 1000) / 2000 : at % 8));
+    const rows = select(dense, 8, 0.3, { left: 0, top: 0, scaleX: 1, scaleY: 1, width: 160, height: 96, columns: 2 });
+    return {
+      metadata: readMetadata(new Uint8Array(await (await fetch('erpose-n.onnx')).arrayBuffer())),
+      letterbox: Array.from(input, (v) => Math.round(v * 255)),
+      scores: rows.map((row) => row[4]),
+      wanted: Array.from(dense.filter((v, at) => at % 8 === 4 && v > Math.fround(0.3))).sort((a, b) => b - a).slice(0, 300),
+      values: ["{0: 'it\\'s', 1: \"b\"}", '[[0, 1], (2, 3,)]', 'None', '-1.5e-3', 'plain words', '[1, 2', '{}'].map(pythonValue),
+    };
+  }, picture);
+
+  // dropped instead of chosen, and another threshold without another run
+  page = await open(browser, `?conf=${conf}`);
+  const transfer = await page.evaluateHandle((text) => {
+    const data = new DataTransfer();
+    data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], 'dropped.png', { type: 'image/png' }));
+    return data;
+  }, picture);
+  await page.dispatchEvent('#stage', 'drop', { dataTransfer: transfer });
+  await page.waitForFunction(() => window.erpose.frames > 0, null, SLOW);
+  found.dropped = await page.evaluate(() => window.erpose.lastRows);
+  await page.fill('#conf', '0.05');
+  found.lenient = await page.evaluate(() => window.erpose.lastRows.length);
+  await page.setInputFiles('#file', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no picture') });
+  found.notPicture = await complaint(page);
+  await page.click('#camera');
+  found.noCamera = await complaint(page, '[Cc]amera');
+  await page.setViewportSize({ width: 360, height: 700 }); // a phone
+  found.overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  const unnamed = 'button:not([hidden]), input, select, canvas';
+  found.unnamed = await page.$$eval(unnamed, (all) => all.filter((e) => !(e.labels?.length || e.textContent.trim() || e.ariaLabel)).length);
+
+  page = await open(browser, `?threads=1&conf=${conf}`);
+  found.single = await choose(page, file);
+
+  found.quiet = [...found.console]; // below, the browser reports a missing file as an error of its own
+  for (const name of ['absent.onnx', 'package.json', ...Object.keys(models)]) {
+    page = await open(browser, `?model=${name}`);
+    found.wrong[name] = await complaint(page);
+  }
+  found.afterWrong = await choose(page, file);
+} finally {
+  await browser.close();
+}
+
+browser = await launch(['--use-fake-device-for-media-stream']);
+try {
+  const page = await open(browser);
+  await page.click('#camera'); // no permission was given
+  found.refused = await complaint(page);
+  await page.context().grantPermissions(['camera']);
+  await page.click('#camera');
+  await page.waitForFunction(() => window.erpose.frames >= 3, null, SLOW);
+  await page.click('#camera');
+  found.camera = await page.evaluate(() => ({ error: window.erpose.error, time: document.querySelector('#time').textContent }));
+  found.cameraOff = await page.textContent('#camera');
+} finally {
+  await browser.close();
+}
+console.log(JSON.stringify(found));

@@ -109,6 +109,10 @@ def head_name(model: Any) -> str:
     if isinstance(network, (str, Path)):  # an export is kept as its path
         from ultralytics.nn.backends.base import BaseBackend
 
+        if Path(network).suffix.lower() == ".mnn":  # the one format that ultralytics leaves to the runtime
+            from erpose_yolo.exporter import read_metadata
+
+            return str(read_metadata(network).get("head", ""))
         return str(BaseBackend.read_metadata(network).get("head", ""))
     layers = getattr(network, "model", None)
     try:

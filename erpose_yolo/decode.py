@@ -49,7 +49,7 @@ def decode_joints(offsets: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     """
     if offsets.ndim == 3:  # picked cells
         return centres[:, None] + offsets * (strides * OFFSET_CELLS)[:, None]
-    return centres + offsets * (strides * OFFSET_CELLS)
+    return centres[None, None] + offsets * (strides * OFFSET_CELLS)[None, None]  # rank 4 throughout, for TensorFlow
 
 
 def encode_joints(joints: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
@@ -70,8 +70,9 @@ def default_margins(num_joints: int) -> Tensor:
 
 def _extent(joints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Low and high corner (B, 2, A) of the joints that count, and which do (B, K, A), see :func:`derive_boxes`."""
-    counts = (weight >= 0.5).to(joints.dtype)
-    counts = torch.maximum(counts, 1 - counts.amax(1, keepdim=True))  # none visible: let every joint count
+    # A step a hair below one half, steep instead of sharp: ncnn lacks comparisons, and paddle's converter lacks floor.
+    counts = ((weight - 0.499) * 1e4).clamp(0, 1)
+    counts = counts + (1 - counts.amax(1, keepdim=True))  # none visible: let every joint count
     away = (1 - counts)[:, :, None] * 1e4  # pushes the others out of the running
     return (joints + away).amin(1), (joints - away).amax(1), counts
 
@@ -79,8 +80,8 @@ def _extent(joints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _margin_features(low: Tensor, high: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Regressors (B, 3 + K, A) of the margins, and the extent's diagonal (B, 1, A) in pixels, their unit."""
     side = high - low
-    unit = (side / 64).square().sum(1, keepdim=True).sqrt().clamp(min=1 / 64) * 64  # float16 holds no square of 256
-    return torch.cat((torch.ones_like(unit), side / unit, counts), 1), unit
+    unit = ((side / 64) ** 2).sum(1, keepdim=True).sqrt().clamp(min=1 / 64) * 64  # float16 holds no square of 256
+    return torch.cat((counts[:, :1] * 0 + 1, side / unit, counts), 1), unit
 
 
 def derive_boxes(joints: Tensor, weight: Tensor, margins: Tensor) -> Tensor:

@@ -60,6 +60,20 @@ def _fill_bias(conv: nn.Conv2d, value: float) -> None:
     nn.init.constant_(conv.bias, value)
 
 
+def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Best score of each row (..., 1) and its class (..., 1), in float, without the argmax and comparisons that ncnn lacks.
+
+    Args:
+        scores: (..., C) in [0, 1].
+    """
+    if scores.shape[-1] == 1:
+        return scores, scores * 0
+    score = scores.amax(-1, keepdim=True)
+    is_best = (scores - score + 1).floor()  # 1 or 0
+    back = torch.arange(scores.shape[-1] - 1, -1, -1, dtype=scores.dtype, device=scores.device)
+    return score, scores.shape[-1] - 1 - (is_best * back).amax(-1, keepdim=True)  # the first of equal ones
+
+
 class PoseBranch(nn.Module):
     """Joint regression on every level.
 
@@ -87,7 +101,7 @@ class PoseBranch(nn.Module):
         k = self.num_joints
         features = [tower(level) for tower, level in zip(self.tower, x)]
         joints = self._flat(self.joints, features)
-        offsets = joints[:, : 2 * k].unflatten(1, (k, 2))
+        offsets = joints[:, : 2 * k].reshape(joints.shape[0], k, 2, -1)  # paddle has no unflatten
         if self.centre:  # every joint relative to a person centre that the cell points at
             offsets = offsets + joints[:, None, 3 * k :]
         out = {"offsets": offsets, "visibility": joints[:, 2 * k : 3 * k]}
@@ -225,7 +239,7 @@ class ERPoseHead(Pose):
         """Decode raw outputs to ``x1 y1 x2 y2 score class joints`` rows."""
         x = raw["feats"]
         prefix = "one2one_" if "one2one_offsets" in raw else ""
-        centres, strides = make_cells([f.shape[2:] for f in x], self.stride.tolist(), x[0])
+        centres, strides = make_cells([f.shape[2:] for f in x], [float(s) for s in self.stride], x[0])
         joints = decode_joints(raw[prefix + "offsets"], centres, strides)
         visibility = raw[prefix + "visibility"].sigmoid()
         if prefix + "box" in raw:
@@ -236,8 +250,8 @@ class ERPoseHead(Pose):
         table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
         if not self.dense:
             return self.postprocess(table)
-        score, category = table[..., 4 : 4 + self.nc].max(-1, keepdim=True)
-        return torch.cat((table[..., :4], score, category.to(score.dtype), table[..., 4 + self.nc :]), -1)
+        score, category = best_class(table[..., 4 : 4 + self.nc])
+        return torch.cat((table[..., :4], score, category, table[..., 4 + self.nc :]), -1)
 
     def fuse(self) -> None:
         """Drop what only training uses; rows stay as they are."""

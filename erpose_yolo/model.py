@@ -37,6 +37,8 @@ class ERPose(YOLO):
         if task not in (None, "pose"):
             raise ValueError(f"ER-Pose models have the task 'pose', not '{task}'.")
         super().__init__(model=model, task="pose", verbose=verbose)
+        self.task = "pose"  # a YOLO that hands over an export may have guessed another
+        self.overrides: dict[str, Any] = {**self.overrides, "task": "pose"}
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         self.cfg = self.model_name = cfg
@@ -47,6 +49,10 @@ class ERPose(YOLO):
         self.model.task = self.task
 
     def _load(self, weights: str, task: str | None = None) -> None:
+        if Path(str(weights).rstrip("/\\")).suffix.lower() not in {".pt", ".pth"}:
+            from erpose_yolo.exporter import check_file
+
+            check_file(weights)
         super()._load(weights, task=task)
         if not isinstance(self.model, (str, Path, ERPoseModel)):
             raise TypeError(
@@ -71,8 +77,10 @@ class ERPose(YOLO):
         return super().val(validator, **_resolved(kwargs))
 
     def export(self, **kwargs: Any) -> str:
-        """Export, with the data sets of this package known by name (int8 calibration)."""
-        return super().export(**_resolved(kwargs))
+        """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration)."""
+        from erpose_yolo import exporter  # late: it imports what only exports need
+
+        return exporter.export(self, super().export, **_resolved(kwargs))
 
     def benchmark(self, data: str | None = None, format: str = "", verbose: bool | float = False, **kwargs: Any) -> Any:
         """Benchmark exports, with the data sets of this package known by name."""

@@ -125,12 +125,13 @@ class ERPoseModel(PoseModel):
         Raises:
             ValueError: a side that is not such a multiple, which would fail deep inside the neck.
         """
-        step = int(self.stride.max()) if hasattr(self, "stride") else 1
-        if not torch.jit.is_tracing() and not torch.compiler.is_compiling() and any(side % step for side in x.shape[-2:]):
-            raise ValueError(
-                f"Input of {x.shape[-2]} x {x.shape[-1]} px: both sides must be a multiple of the largest stride, {step}. "
-                "Pad or resize it (ERPose.predict does so by itself)."
-            )
+        if not torch.jit.is_tracing() and not torch.compiler.is_compiling():  # a graph cannot read tensors
+            step = int(self.stride.max()) if hasattr(self, "stride") else 1
+            if any(side % step for side in x.shape[-2:]):
+                raise ValueError(
+                    f"Input of {x.shape[-2]} x {x.shape[-1]} px: both sides must be a multiple of the largest stride, {step}. "
+                    "Pad or resize it (ERPose.predict does so by itself)."
+                )
         return super().predict(x, *args, **kwargs)
 
     def init_criterion(self) -> Criterion:

@@ -14,6 +14,14 @@ from erpose_yolo.decode import select_rows
 class ERPosePredictor(PosePredictor):
     """Stock pose predictor whose post-processing is a threshold."""
 
+    def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the network, after a check that the picture fits an export of fixed size."""
+        if hasattr(self.model, "units"):
+            from erpose_yolo.exporter import check_input
+
+            check_input(im.shape, self.model)
+        return super().inference(im, *args, **kwargs)
+
     def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Any]:
         """Turn network output into Results.
 
@@ -24,6 +32,10 @@ class ERPosePredictor(PosePredictor):
             **kwargs: what other predictors take (an IoU threshold, say); there is no NMS to use it.
         """
         rows = preds[0] if isinstance(preds, (list, tuple)) else preds
+        if hasattr(self.model, "units"):  # an export
+            from erpose_yolo.exporter import restore_units
+
+            rows = restore_units(rows, self.model, (img.shape[-2], img.shape[-1]))
         if not isinstance(orig_imgs, list):
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
         kept = select_rows(rows, self.args.conf, self.args.max_det, self.args.classes)

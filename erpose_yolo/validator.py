@@ -49,6 +49,7 @@ class ERPoseValidator(ExactPose, PoseValidator):
             )
         sigmas = sigmas_for(ours[0], self.data.get("kpt_oks_sigmas"))  # before the stock check, which names no mend
         super().init_metrics(model)
+        self.network = model
         self.sigma = sigmas.numpy()
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> ERPoseDataset:
@@ -56,9 +57,19 @@ class ERPoseValidator(ExactPose, PoseValidator):
         fraction = get_split_fraction(self.args.fraction, self.args.split or "val")
         return build_dataset(self.args, img_path, batch, self.data, mode, False, self.stride, fraction)
 
+    def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Stock preprocessing; keeps the size of the network input."""
+        batch = super().preprocess(batch)
+        self.input_shape = tuple(batch["img"].shape[-2:])
+        return batch
+
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
         """Rows to per-image predictions: threshold and sort only."""
         rows = preds[0] if isinstance(preds, (list, tuple)) else preds
+        if hasattr(self.network, "units"):  # an export
+            from erpose_yolo.exporter import restore_units
+
+            rows = restore_units(rows, self.network, self.input_shape)
         return [
             {
                 "bboxes": row[:, :4],

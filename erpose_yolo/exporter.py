@@ -1,0 +1,401 @@
+"""Export to every format of Ultralytics without NMS, with metadata that suffice without Python, in one step or not at all.
+
+The stock exporter does the work. It turns end-to-end models of formats without TopK into one-to-many models with NMS on the
+host; ours gives them the dense one-to-one rows instead, of which a threshold is all that is left to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics.engine.exporter import export_formats
+from ultralytics.nn.backends.base import BaseBackend
+from ultralytics.utils import LOGGER
+
+from erpose_yolo.data.skeletons import joint_names, known_skeleton
+from erpose_yolo.oks import sigmas_for
+
+HEAD = "ERPoseHead"
+LAYOUTS = {
+    2: "x1 y1 x2 y2 score class (x y)*K",
+    3: "x1 y1 x2 y2 score class (x y v)*K",
+}
+
+# Formats that get a row per cell, and why: the list of ultralytics' Exporter.__call__, which forces these to NMS
+NO_TOPK = {
+    "ncnn": "ncnn has no TopK layer and no gather by computed indices",
+    "rknn": "the NPU has no TopK",
+    "executorch": "XNNPACK has no TopK",
+    "paddle": "x2paddle has no TopK of computed size",
+    "edgetpu": "the Edge TPU has no TopK",
+    "qnn": "the HTP has no TopK of floats",
+}
+# One scale for all columns of a row: scores of 0..1 beside pixels of 0..640 vanish unless the pixels are shares, too
+SHARED_SCALE = {("litert", 8), ("litert", "w8a16")}
+REFUSED = {
+    "imx": "ultralytics builds box NMS into every pose model for the IMX500, and this model has no boxes to suppress",
+    "hailo": "ultralytics' converter knows the layer names of YOLOv8, YOLO11 and YOLO26 heads only",
+    "axelera": "the Axelera runtime decodes the stock heads itself and does not know this one",
+}
+ALIASES = {
+    "tensorrt": "engine", "trt": "engine", "mlmodel": "coreml", "mlpackage": "coreml", "mlprogram": "coreml",
+    "apple": "coreml", "ios": "coreml", "huawei": "ascend", "cann": "ascend", "om": "ascend", "vitis": "xilinx",
+    "vitisai": "xilinx", "versal": "xilinx", "tflite": "litert", "tfjs": "litert",
+}  # fmt: skip
+QUANTIZE = {"fp16": 16, "half": 16, "16": 16, "int8": 8, "8": 8, "fp32": 32, "32": 32}
+
+_ONNX = {"onnx": "onnx", "onnxslim": "onnxslim", "onnxruntime": "onnxruntime"}
+_TF = {
+    "tensorflow": "tensorflow<=2.19.0", "tf_keras": "tf_keras<=2.19.0", "onnx2tf": "onnx2tf>=1.26.3,<1.29.0",
+    "sng4onnx": "sng4onnx", "onnx_graphsurgeon": "onnx_graphsurgeon", **_ONNX,
+}  # fmt: skip
+# What converts, {module: pip requirement} with the bounds that ultralytics states
+CONVERTERS: dict[str, dict[str, str]] = {
+    "torchscript": {},
+    "onnx": _ONNX,
+    "openvino": {"openvino": "openvino"},
+    "engine": {"tensorrt": "tensorrt", **_ONNX},
+    "coreml": {"coremltools": "coremltools>=9.0"},
+    "coreai": {"coreai_torch": "coreai-torch>=0.4.3"},
+    "saved_model": _TF,
+    "pb": _TF,
+    "edgetpu": _TF,
+    "litert": {"litert_torch": "litert-torch>=0.10.0", "ai_edge_litert": "ai-edge-litert>=2.3.0"},
+    "paddle": {"paddle": "paddlepaddle>=3.0.0,<3.3.0", "x2paddle": "x2paddle", "six": "six"},  # x2paddle does not declare six
+    "mnn": {"MNN": "MNN>=2.9.6", **_ONNX},
+    "ncnn": {"ncnn": "ncnn", "pnnx": "pnnx==20260526"},
+    "rknn": {"rknn": "rknn-toolkit2", **_ONNX},
+    "executorch": {"executorch": "executorch"},
+    "deepx": {"dx_com": "dx_com>=2.4.1", **_ONNX},
+    "qnn": {"onnxruntime_qnn": "onnxruntime-qnn", **_ONNX},
+    "xilinx": {"quark": "amd-quark>=0.13.0,<0.14.0", **_ONNX},
+}
+QUANTIZERS = {
+    "openvino": {"nncf": "nncf>=2.14.0"},
+    "litert": {"ai_edge_quantizer": "ai-edge-quantizer>=0.10.0"},
+    "coreml": {"sklearn": "scikit-learn"},
+}
+RUNTIMES: dict[str, dict[str, str]] = {
+    "onnx": {"onnxruntime": "onnxruntime"},
+    "openvino": {"openvino": "openvino"},
+    "engine": {"tensorrt": "tensorrt"},
+    "coreml": {"coremltools": "coremltools>=9.0"},
+    "saved_model": {"tensorflow": "tensorflow"},
+    "pb": {"tensorflow": "tensorflow"},
+    "edgetpu": {"ai_edge_litert": "ai-edge-litert"},
+    "litert": {"ai_edge_litert": "ai-edge-litert>=2.3.0"},
+    "paddle": {"paddle": "paddlepaddle>=3.0.0,<3.3.0"},
+    "mnn": {"MNN": "MNN"},
+    "ncnn": {"ncnn": "ncnn"},
+    "executorch": {"executorch": "executorch"},
+    "rknn": {"rknnlite": "rknn-toolkit-lite2"},
+    "qnn": {"onnxruntime_qnn": "onnxruntime-qnn"},
+}
+
+
+def format_of(name: object) -> str:
+    """Return the format that a ``format=`` argument means.
+
+    Raises:
+        ValueError: there is no such format; stock code would guess one and go on.
+    """
+    key = ALIASES.get(str(name).lower(), str(name).lower())
+    known = export_formats()["Argument"][1:]
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"Did you mean '{near[0]}'? " if near else ""
+        raise ValueError(f"There is no export format '{name}'. {hint}The formats are {', '.join(known)}.")
+    if key in REFUSED:
+        raise ValueError(f"ER-Pose cannot be exported to format='{key}': {REFUSED[key]}.")
+    return key
+
+
+def missing(wanted: dict[str, str]) -> list[str]:
+    """Pip requirements whose module is not installed."""
+    return [package for module, package in wanted.items() if importlib.util.find_spec(module) is None]
+
+
+def _need(wanted: dict[str, str], what: str) -> None:
+    lacking = missing(wanted)
+    if lacking:
+        names = " ".join(f"'{name}'" for name in lacking)
+        raise ModuleNotFoundError(f"{what} needs {', '.join(lacking)}, which this environment lacks: pip install {names}")
+
+
+def is_dense(fmt: str, quantize: object = None) -> bool:
+    """Tell whether a format gets a row per cell instead of the best ``max_det``."""
+    return fmt in NO_TOPK or (fmt, quantize) in SHARED_SCALE
+
+
+def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
+    """Export a model.
+
+    Args:
+        model: the ERPose object.
+        run: the stock ``export`` method, bound to it.
+        **kwargs: its arguments. ``nms`` is ignored: there is none.
+
+    Returns:
+        Path of the export. It is complete: a failed export leaves nothing, and what was there before stays.
+
+    Raises:
+        ValueError: unknown format, or one that cannot hold this model.
+        ModuleNotFoundError: a converter is not installed; the message names the pip package.
+    """
+    fmt = format_of(kwargs.get("format") or model.overrides.get("format") or "torchscript")
+    quantize = kwargs.get("quantize", 16 if kwargs.get("half") else 8 if kwargs.get("int8") else None)
+    quantize = QUANTIZE.get(str(quantize).lower(), quantize)
+    static = quantize in (8, "w8a16", "w8a32")
+    _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if static else {}), f"format='{fmt}'")
+    if kwargs.get("nms"):
+        LOGGER.warning("nms=True is ignored: ER-Pose gives one row per person, there is nothing to suppress.")
+    kwargs["nms"] = False
+    work = _Work(fmt)
+    starts = model.callbacks["on_export_start"]
+    starts.append(work.start)
+    try:
+        with work.quiet():
+            made = run(**kwargs)
+            return work.publish(str(made))  # coreml gives a Path
+    finally:
+        starts.remove(work.start)
+        work.clean()
+
+
+class _Work:
+    """An export in a folder of its own beside the final place, so that it can be moved there in one step."""
+
+    def __init__(self, fmt: str) -> None:
+        self.fmt = fmt
+        self.folder: Path | None = None
+        self.final = Path()
+
+    def start(self, exporter: Any) -> None:
+        """Callback ``on_export_start``: the stock exporter's copy of the model is ready and nothing is written yet."""
+        prepare(exporter, self.fmt)
+        self.final = exporter.file.parent
+        self.final.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=".export-", dir=self.final))  # same file system: a move is a rename
+        exporter.file = self.folder / exporter.file.name
+
+    def publish(self, made: str) -> str:
+        """Move what was made, not its by-products, to its final place.
+
+        Args:
+            made: what the exporter returned.
+
+        Returns:
+            Its final path, a folder with the separator at its end that stock code gives it.
+        """
+        assert self.folder is not None
+        inside = Path(made).relative_to(self.folder)
+        tops = [inside.parts[0]]
+        if self.fmt == "pb":  # its metadata lie in the folder of the SavedModel
+            tops.append(next(p.name for p in self.folder.iterdir() if p.name.endswith("_saved_model")))
+        for top in tops:
+            source, target = self.folder / top, self.final / top
+            for script in source.rglob("*.py") if source.is_dir() else ():  # sample code with paths in it
+                script.write_text(script.read_text().replace(self.folder.as_posix(), self.final.as_posix()))
+            old = self.folder / f"old-{top}"
+            if target.is_dir():  # a folder can only be renamed onto nothing
+                target.rename(old)
+            try:
+                os.replace(source, target)
+            except OSError:
+                if old.exists():
+                    old.rename(target)
+                raise
+        return str(self.final / inside) + (made[-1] if made[-1] in "/\\" else "")
+
+    def clean(self) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Keep out of the log what is not true of this export."""
+
+        def keep(record: logging.LogRecord) -> bool:
+            text = record.getMessage()
+            if "not support end2end" in text:
+                return False  # it goes on to say that the branch is disabled, and it is not
+            if self.folder is not None and str(self.folder) in text:
+                record.msg, record.args = text.replace(str(self.folder), str(self.final)), ()
+            return True
+
+        LOGGER.addFilter(keep)
+        try:
+            yield
+        finally:
+            LOGGER.removeFilter(keep)
+
+
+def prepare(exporter: Any, fmt: str) -> None:
+    """Fit the exporter's own copy of the model to the format, and complete the metadata.
+
+    Args:
+        exporter: stock Exporter, its ``model``, ``im`` and ``metadata`` set.
+        fmt: format.
+    """
+    head: Any = exporter.model.model[-1]
+    quantize = exporter.args.quantize
+    head.dense = is_dense(fmt, quantize)
+    shares = (fmt, quantize) in SHARED_SCALE
+    if shares:
+        head.register_forward_hook(Shares(exporter.imgsz, head.kpt_shape))
+    if fmt == "ncnn":
+        exporter.im = exporter.im[:1]  # its graphs have no batch: pnnx crashes on one, and the backend runs image by image
+    if head.dense:
+        height, width = exporter.imgsz
+        cells = sum(int(height / s) * int(width / s) for s in head.stride.tolist())
+        exporter.output_shape = (exporter.im.shape[0], cells, exporter.output_shape[-1])
+    exporter.metadata.update(describe(exporter.model, head, dense=head.dense, shares=shares))
+    head.stride = tuple(head.stride.tolist())  # torch.export refuses to read numbers from tensors
+
+
+class Shares:
+    """Forward hook that turns pixels of rows into shares of the input's width and height."""
+
+    def __init__(self, imgsz: tuple[int, int], kpt_shape: list[int]) -> None:
+        self.scale = shares_scale(imgsz, kpt_shape)
+
+    def __call__(self, module: nn.Module, args: Any, rows: Tensor) -> Tensor:
+        return rows * self.scale.to(rows)
+
+
+def shares_scale(imgsz: tuple[int, int], kpt_shape: list[int]) -> Tensor:
+    """Factor per column of a row from pixels to shares."""
+    height, width = imgsz
+    joints, values = kpt_shape
+    return torch.tensor([1 / width, 1 / height] * 2 + [1.0, 1.0] + ([1 / width, 1 / height] + [1.0] * (values - 2)) * joints)
+
+
+def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -> dict[str, Any]:
+    """What a program without this package must know of an export, besides the stock metadata.
+
+    Returns:
+        head, end2end, kpt_names (per class, as ultralytics writes it), skeleton (pairs of joint indices), sigmas, strides
+        (``stride`` is the largest), rows ("dense": a row per cell, unsorted; "topk": sorted), layout (of a row), units (of
+        its coordinates) and input (what the network was trained to see). Numbers, strings, lists and dictionaries only.
+    """
+    joints, values = head.kpt_shape
+    names = joint_names(getattr(model, "kpt_names", None), joints)
+    known = known_skeleton(names, joints)
+    if known is not None and names is None:
+        names = list(known.names)
+    per_class = getattr(model, "kpt_names", None) or (dict.fromkeys(range(head.nc), names) if names else None)
+    limbs = getattr(model, "skeleton", None) or (known.limbs if known else ())
+    sigmas = sigmas_for(joints, getattr(model, "kpt_oks_sigmas", None)).tolist()
+    text = {
+        "head": HEAD,
+        "end2end": True,  # in the sense of ultralytics' backends: rows are final, neither to be decoded nor suppressed
+        "skeleton": [[int(a), int(b)] for a, b in limbs],
+        "sigmas": [round(float(s), 6) for s in sigmas],
+        "strides": [int(s) for s in head.stride.tolist()],
+        "rows": "dense" if dense else "topk",
+        "layout": LAYOUTS[values],
+        "units": "shares of the input's width and height" if shares else "pixels of the input",
+        "input": {"colour": "RGB", "range": [0, 1], "order": "BCHW", "resize": "letterbox", "padding": 114},
+    }
+    return text | ({"kpt_names": {k: list(v) for k, v in dict(per_class).items()}} if per_class else {})
+
+
+def restore_units(rows: Any, model: Any, shape: tuple[int, int]) -> Any:
+    """Rows in pixels whatever the export's units.
+
+    Args:
+        rows: network output, (B, R, 6 + K*D), alone or first in a list.
+        model: the AutoBackend that gave it, or a network.
+        shape: (height, width) of the network input.
+    """
+    rows = rows[0] if isinstance(rows, (list, tuple)) else rows
+    if str(getattr(model, "units", "")).startswith("shares"):
+        rows = rows / shares_scale(shape, list(model.kpt_shape)).to(rows)
+    return rows
+
+
+def format_of_file(path: str | Path) -> str | None:
+    """Format of an export by its name; None for a checkpoint, a YAML or an address."""
+    name = Path(str(path).rstrip("/\\")).name.lower()
+    if "://" in str(path):
+        return None
+    table = export_formats()
+    found = [(len(s), f) for s, f in zip(table["Suffix"], table["Argument"]) if f != "-" and name.endswith(s)]
+    return max(found)[1] if found else None
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Metadata of an export, without its runtime; empty if there are none."""
+    path = Path(path)
+    if path.suffix.lower() != ".mnn":
+        return dict(BaseBackend.read_metadata(path) or {})
+    blob = path.read_bytes()  # ultralytics leaves MNN's to the runtime; it is JSON text inside the file
+    start = blob.find(b'{"description"')
+    if start < 0:
+        return {}
+    try:
+        found = json.JSONDecoder().raw_decode(blob[start : start + 65536].decode("utf-8", "ignore"))[0]
+    except ValueError:
+        return {}
+    return dict(found)
+
+
+def check_file(path: str | Path) -> None:
+    """Make sure that an exported file can be opened as an ER-Pose model, before a runtime fails in its own words.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ModuleNotFoundError: its runtime is not installed; the message names the pip package.
+        ValueError: no metadata: damaged, or not exported by ultralytics.
+        TypeError: of another head.
+    """
+    fmt = format_of_file(path)
+    if fmt is None:
+        return
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    metadata = read_metadata(path)
+    if not metadata:
+        raise ValueError(
+            f"{path} carries no metadata: it is damaged, or was not exported from an ER-Pose model. Export it again with "
+            f"ERPose('model.pt').export(format='{fmt}')."
+        )
+    if metadata.get("head") != HEAD:
+        raise TypeError(
+            f"{path} is an export of a {metadata.get('head', 'model of unknown head')}, not of an ER-Pose model. Open it with "
+            "ultralytics.YOLO."
+        )
+    _need(RUNTIMES.get(fmt, {}), f"Opening {path}")
+
+
+def check_input(shape: tuple[int, ...], model: Any) -> None:
+    """Make sure that a batch fits a file of fixed size.
+
+    Args:
+        shape: (B, C, H, W) of the network input.
+        model: AutoBackend.
+
+    Raises:
+        ValueError: another height or width than exported.
+    """
+    fixed = getattr(model, "imgsz", None)
+    if fixed is None or getattr(model, "dynamic", False) or not getattr(model, "metadata", None):
+        return
+    height, width = (fixed, fixed) if isinstance(fixed, int) else fixed
+    if tuple(shape[-2:]) != (height, width):
+        raise ValueError(
+            f"Input of {shape[-2]} x {shape[-1]} px, but the file was exported for {height} x {width} px only. Resize it, or "
+            f"export with imgsz={shape[-2]},{shape[-1]} or with dynamic=True."
+        )

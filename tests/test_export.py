@@ -1,0 +1,216 @@
+"""Export: the same persons from every runtime, no NMS in any graph, nothing half-written, and clear words for bad input."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ultralytics import YOLO
+from ultralytics.utils import ASSETS, LOGGER
+
+from erpose_yolo import exporter
+from erpose_yolo.model import ERPose
+
+SIZE = 96
+DENSE = ("ncnn", "executorch", "paddle")
+NEEDS = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"], "litert": ["litert_torch"],
+         "executorch": ["executorch"], "paddle": ["paddle", "x2paddle"]}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights with scores far above zero, so that there are persons to compare."""
+    torch.manual_seed(0)
+    model = ERPose("erpose-n.yaml")
+    for tower in model.model.model[-1].one2one_score:
+        tower[-1].bias.data.fill_(0.0)
+        tower[-1].weight.data.normal_(0, 0.5)
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    model.model.names = {0: "person"}
+    model.save(path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(weights: Path, tmp_path: Path) -> Path:
+    """The checkpoint in the folder of the test."""
+    path = tmp_path / "small.pt"
+    path.write_bytes(weights.read_bytes())
+    return path
+
+
+def rows_of(path: Path | str, size: int = SIZE, conf: float = 0.3) -> np.ndarray:
+    """Scores and joints of the rows on a photo of the package, best first."""
+    image = cv2.imread(str(ASSETS / "bus.jpg"))
+    result = ERPose(path).predict(image, imgsz=size, conf=conf, rect=False, device="cpu", verbose=False)[0]
+    return torch.cat((result.boxes.conf[:, None], result.keypoints.xy.flatten(1)), 1).cpu().numpy()
+
+
+def same(path: Path | str, checkpoint: Path, tolerance: float = 0.5) -> None:
+    """Every person of the checkpoint is found by the export: its joints within the tolerance in px."""
+    wanted, got = rows_of(checkpoint), rows_of(path, conf=0.2)
+    assert len(wanted) >= 20
+    for row in wanted[:20]:
+        assert np.abs(got[:, 1:] - row[1:]).max(1).min() < tolerance
+
+
+@pytest.mark.parametrize("fmt", ["torchscript", "onnx"])
+def test_export_gives_same_persons(fmt: str, checkpoint: Path) -> None:
+    path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
+    assert Path(path).parent == checkpoint.parent
+    assert sorted(p.name for p in checkpoint.parent.iterdir()) == sorted(["small.pt", Path(path).name])
+    same(path, checkpoint)
+    assert type(YOLO(path)) is ERPose
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fmt", sorted(NEEDS))
+def test_other_runtimes_give_same_persons(fmt: str, checkpoint: Path) -> None:
+    for module in NEEDS[fmt]:
+        pytest.importorskip(module)
+    path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
+    assert exporter.read_metadata(path)["rows"] == ("dense" if fmt in DENSE else "topk")
+    same(path, checkpoint, 1.5 if fmt == "openvino" else 0.5)  # OpenVINO calculates in bfloat16 where a CPU has it
+
+
+def test_onnx_has_no_nms_and_metadata_suffice(checkpoint: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = ERPose(checkpoint)
+    model.model.kpt_oks_sigmas = [0.05] * 17
+    graph = onnx.load(model.export(format="onnx", imgsz=SIZE))
+    assert not [n.op_type for n in graph.graph.node if "Suppress" in n.op_type]
+    info = {p.key: p.value for p in graph.metadata_props}
+    assert info["head"] == "ERPoseHead" and info["end2end"] == "True"
+    assert info["rows"] == "topk" and info["layout"] == "x1 y1 x2 y2 score class (x y v)*K" and info["units"].startswith("pixels")
+    assert json.loads(info["sigmas"]) == [0.05] * 17
+    assert len(json.loads(info["skeleton"])) >= 16 and json.loads(info["strides"]) == [8, 16, 32]
+    assert ast.literal_eval(info["kpt_names"])[0][0] == "nose"
+    assert ast.literal_eval(info["input"])["padding"] == 114
+    assert ast.literal_eval(info["kpt_shape"]) == [17, 3]
+
+
+def test_nms_argument_is_ignored_with_a_warning(checkpoint: Path, log: list[str]) -> None:
+    path = ERPose(checkpoint).export(format="torchscript", imgsz=SIZE, nms=True)
+    assert any("nothing to suppress" in line for line in log)
+    assert "nms" not in str(torch.jit.load(path).inlined_graph)
+
+
+class FakeExporter:
+    """As much of the stock exporter as prepare() reads."""
+
+    def __init__(self, checkpoint: Path, quantize: int | None = None) -> None:
+        self.model = ERPose(checkpoint).model.eval()
+        self.model.model[-1].export = True
+        self.args = type("Args", (), {"quantize": quantize})()
+        self.im = torch.rand(1, 3, 64, 96)
+        self.imgsz, self.metadata, self.output_shape = [64, 96], {}, (1, 300, 57)
+
+
+def test_dense_rows_of_formats_without_topk(checkpoint: Path) -> None:
+    stock = FakeExporter(checkpoint)
+    wanted = stock.model(stock.im)
+    dense = FakeExporter(checkpoint)
+    exporter.prepare(dense, "ncnn")
+    got = dense.model(stock.im)
+    assert got.shape == dense.output_shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57)
+    assert dense.metadata["rows"] == "dense"
+    for row in wanted[0, :20]:  # not by order: scores can be equal
+        assert (got[0] - row).abs().amax(1).min() < 1e-3
+
+
+def test_int8_formats_with_one_scale_get_shares(checkpoint: Path) -> None:
+    pixels, shares = FakeExporter(checkpoint, 8), FakeExporter(checkpoint, 8)
+    exporter.prepare(pixels, "ncnn")
+    exporter.prepare(shares, "litert")
+    backend = type("Backend", (), {"units": shares.metadata["units"], "kpt_shape": [17, 3]})()
+    rows = exporter.restore_units([shares.model(pixels.im)], backend, (64, 96))
+    torch.testing.assert_close(rows, pixels.model(pixels.im), rtol=1e-5, atol=1e-3)
+    assert exporter.restore_units(rows, object(), (64, 96)) is rows
+
+
+def test_failed_export_keeps_the_good_file(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ERPose(checkpoint)
+    good = Path(model.export(format="torchscript", imgsz=SIZE))
+    before = good.read_bytes()
+
+    def broken(*args: object, output_file: Path, **kwargs: object) -> None:
+        Path(output_file).write_bytes(b"half")
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr("ultralytics.utils.export.torchscript.torch2torchscript", broken)
+    with pytest.raises(RuntimeError, match="disk full"):
+        model.export(format="torchscript", imgsz=SIZE)
+    assert good.read_bytes() == before
+    assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["small.pt", "small.torchscript"]
+    assert model.model.model[-1].dense is False and not any(
+        isinstance(getattr(callback, "__self__", None), exporter._Work) for callback in model.callbacks["on_export_start"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("onxx", "Did you mean 'onnx'"), ("pt", "no export format 'pt'"), ("imx", "box NMS"), ("hailo", "layer names")],
+)
+def test_unknown_format(name: str, words: str, checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        ERPose(checkpoint).export(format=name)
+
+
+def test_missing_converter_names_the_package(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "CONVERTERS", {"ncnn": {"no_such_module": "ncnn==1"}})
+    with pytest.raises(ModuleNotFoundError, match="pip install 'ncnn==1'"):
+        ERPose(checkpoint).export(format="ncnn")
+
+
+def test_bad_files(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = Path(ERPose(checkpoint).export(format="torchscript", imgsz=SIZE))
+    damaged = tmp_path / "damaged.torchscript"
+    damaged.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    with pytest.raises(ValueError, match="no metadata"):
+        ERPose(damaged)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        ERPose(tmp_path / "none.onnx")
+    folder = tmp_path / "other_ncnn_model"
+    folder.mkdir()
+    (folder / "metadata.yaml").write_text("head: Pose26\ntask: pose\n")
+    with pytest.raises(TypeError, match="export of a Pose26"):
+        ERPose(folder)
+    (folder / "metadata.yaml").write_text("head: ERPoseHead\ntask: pose\n")
+    monkeypatch.setattr(exporter, "RUNTIMES", {"ncnn": {"no_such_module": "ncnn"}})
+    with pytest.raises(ModuleNotFoundError, match="pip install 'ncnn'"):
+        ERPose(folder)
+
+
+def test_wrong_size_for_a_static_file() -> None:
+    backend = type("Backend", (), {"imgsz": [64, 96], "dynamic": False, "metadata": {"head": "ERPoseHead"}})()
+    exporter.check_input((1, 3, 64, 96), backend)
+    with pytest.raises(ValueError, match="exported for 64 x 96 px only"):
+        exporter.check_input((1, 3, 96, 96), backend)
+    backend.dynamic = True
+    exporter.check_input((1, 3, 96, 96), backend)
+
+
+def test_metadata_of_mnn_without_its_runtime(tmp_path: Path) -> None:
+    path = tmp_path / "a.mnn"
+    path.write_bytes(b"\x00MNN" + json.dumps({"description": "x", "head": "ERPoseHead"}).encode() + b"\x00\xff\x01")
+    assert exporter.read_metadata(path)["head"] == "ERPoseHead"
+
+
+def test_misleading_warning_is_kept_out(checkpoint: Path) -> None:
+    seen: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    LOGGER.addHandler(handler)
+    try:
+        with exporter._Work("ncnn").quiet():
+            LOGGER.warning("This export format does not support end2end models, disabling the end2end branch.")
+            LOGGER.warning("other")
+    finally:
+        LOGGER.removeHandler(handler)
+    assert len(seen) == 1 and seen[0].endswith("other")  # ultralytics puts its own prefix before it

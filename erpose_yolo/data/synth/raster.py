@@ -146,7 +146,7 @@ def rasterise(image: NDArray[np.uint8], meshes: Sequence[Mesh], camera: Camera, 
         ys, xs, flat = _where(local >= 0)
         number = local.ravel()[flat]
         plane = z_plane[number]
-        zs = plane[:, 0] + plane[:, 1] * (xs + x0) + plane[:, 2] * (ys + y0)
+        zs = plane[:, 0] + plane[:, 1] * (xs + x0).astype(np.float32) + plane[:, 2] * (ys + y0).astype(np.float32)
         zs = np.minimum(np.maximum(zs, plane[:, 3]), plane[:, 4])
         own = np.full(local.shape, FAR, np.float32)
         own.ravel()[flat] = zs

@@ -50,6 +50,11 @@ class Targets:
     ignore_box: Tensor
 
 
+def bounded(log_spread: Tensor) -> Tensor:
+    """Raw spread output held above MIN_LOG_SPREAD, smoothly, so that its gradient never dies."""
+    return MIN_LOG_SPREAD + F.softplus(log_spread - MIN_LOG_SPREAD)
+
+
 def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
     """Smooth OKS loss of single joints.
 
@@ -66,14 +71,14 @@ def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
     Returns:
         (...) loss.
     """
-    log_b = MIN_LOG_SPREAD + F.softplus(log_spread - MIN_LOG_SPREAD)
+    log_b = bounded(log_spread)
     ratio = 2 * error * torch.exp(-2 * log_b)
     return ratio / (torch.sqrt(1 + ratio) + 1) + 2 * log_b
 
 
 def laplace_loss(error: Tensor, log_spread: Tensor) -> Tensor:
     """Negative log-likelihood of an isotropic Laplace law in tolerances: r/b + 2 log b. Kinked at the joint."""
-    log_b = MIN_LOG_SPREAD + F.softplus(log_spread - MIN_LOG_SPREAD)
+    log_b = bounded(log_spread)
     return torch.sqrt(2 * error + 1e-6) * torch.exp(-log_b) + 2 * log_b
 
 

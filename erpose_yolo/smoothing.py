@@ -1,0 +1,108 @@
+"""Steadier joints in video: a One-Euro filter per track and joint.
+
+The filter (Casiez, Roussel, Vogel: 1 Euro Filter, CHI 2012) is a low pass whose cut-off rises with speed: a joint at rest
+does not tremble, and one in motion does not lag.
+
+Shapes: P persons, K joints. Units: pixels and seconds; speeds are in person sizes per second, so that one setting serves
+people near and far.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from ultralytics.engine.results import Results
+
+
+def alpha(cutoff: np.ndarray | float, interval: float) -> np.ndarray | float:
+    """Weight of the newest value in an exponential low pass: 1 / (1 + tau / T) with tau = 1 / (2 pi f).
+
+    Args:
+        cutoff: f in Hz.
+        interval: T in seconds.
+    """
+    return 1 / (1 + 1 / (2 * math.pi * cutoff * interval))
+
+
+class OneEuro:
+    """One-Euro filter of the joints of one person.
+
+    Args:
+        min_cutoff: cut-off at rest, Hz. Lower: steadier.
+        beta: rise of the cut-off, Hz per person size per second. Higher: less lag.
+        speed_cutoff: cut-off of the speed estimate, Hz.
+    """
+
+    def __init__(self, min_cutoff: float = 1.0, beta: float = 4.0, speed_cutoff: float = 1.0) -> None:
+        self.min_cutoff, self.beta, self.speed_cutoff = min_cutoff, beta, speed_cutoff
+        self.value: np.ndarray | None = None
+        self.speed: np.ndarray | None = None
+
+    def __call__(self, xy: np.ndarray, size: float, interval: float) -> np.ndarray:
+        """Filter the joints of a frame.
+
+        Args:
+            xy: (K, 2) pixels.
+            size: of the person, pixels.
+            interval: seconds since the last call.
+
+        Returns:
+            (K, 2) pixels.
+        """
+        if self.value is None or self.speed is None:
+            self.value, self.speed = xy.astype(np.float64), np.zeros_like(xy, np.float64)
+            return self.value
+        speed = (xy - self.value) / (interval * max(size, 1.0))
+        self.speed = self.speed + alpha(self.speed_cutoff, interval) * (speed - self.speed)
+        cutoff = self.min_cutoff + self.beta * np.linalg.norm(self.speed, axis=1, keepdims=True)
+        self.value = self.value + alpha(cutoff, interval) * (xy - self.value)
+        return self.value
+
+
+class PoseSmoother:
+    """Filters the joints of tracked Results, each track by itself.
+
+    Args:
+        fps: frames per second of the video.
+        forget: seconds after which a track that was lost starts afresh.
+        min_cutoff, beta: see :class:`OneEuro`.
+
+    Raises:
+        ValueError: fps is not positive.
+
+    Example:
+        >>> smooth = PoseSmoother(fps=30)
+        >>> for result in model.track("street.mp4", stream=True):
+        ...     result = smooth(result)
+    """
+
+    def __init__(self, fps: float, forget: float = 1.0, min_cutoff: float = 1.0, beta: float = 4.0) -> None:
+        if not fps > 0:
+            raise ValueError(f"fps must be positive, got {fps}.")
+        self.fps, self.forget, self.min_cutoff, self.beta = fps, forget, min_cutoff, beta
+        self.frame = 0
+        self.tracks: dict[int, tuple[OneEuro, int]] = {}  # id: filter, frame of its last call
+
+    def __call__(self, result: Results) -> Results:
+        """Results with filtered joints; persons without a track id stay as they are. Boxes are not touched."""
+        self.frame += 1
+        ids = None if result.boxes is None else result.boxes.id
+        if ids is None or result.keypoints is None:
+            return result
+        joints = result.keypoints.data.clone()
+        sizes = (result.boxes.xywh[:, 2:].prod(1).sqrt()).tolist()
+        for row, (track, size) in enumerate(zip(ids.int().tolist(), sizes)):
+            euro, last = self.tracks.get(track, (None, 0))
+            missing = (self.frame - last) / self.fps
+            if euro is None or missing > self.forget:
+                euro, missing = OneEuro(self.min_cutoff, self.beta), 1 / self.fps
+            filtered = euro(joints[row, :, :2].cpu().numpy(), size, missing)
+            joints[row, :, :2] = torch.as_tensor(filtered, dtype=joints.dtype, device=joints.device)
+            self.tracks[track] = (euro, self.frame)
+        self.tracks = {k: v for k, v in self.tracks.items() if self.frame - v[1] <= self.forget * self.fps}
+        out = result.new()
+        out.boxes, out.speed = result.boxes, result.speed
+        out.update(keypoints=joints)
+        return out

@@ -27,9 +27,7 @@ SWITCH = "ERPOSE_AUTOLOAD"
 class Hook:
     """A finder for :data:`TARGET` alone, that finds what the other finders find and steps in after its execution."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return the true spec of :data:`TARGET`, its loader wrapped; None for every other module."""
         if fullname != TARGET:
             return None

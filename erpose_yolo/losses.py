@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 from erpose_yolo import assigner
 from erpose_yolo.assigner import NO_CELL, Candidates
@@ -108,6 +108,20 @@ def pose_loss(kind: str, error: Tensor, log_spread: Tensor, labelled: Tensor) ->
     return mean_over_labelled(JOINT_LOSSES[kind](error, log_spread), labelled)
 
 
+def normaliser(count: Tensor) -> Tensor:
+    """What a sum of losses is divided by: the count it was taken over, at least 1.
+
+    DistributedDataParallel averages gradients over processes. Divided by each process's own count, a person would weigh
+    more where there are few others; divided by the mean count, the average is the gradient of the joint batch. So every
+    process must get here in training, persons or not. Validation gives each process its own number of batches: no mean.
+    """
+    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+        return count.clamp(min=1)
+    total = count.detach().clone()
+    distributed.all_reduce(total)
+    return total.clamp(min=1) / distributed.get_world_size()
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Assigned pairs: person index, cell index in its image, and the score target. All (D,)."""
@@ -193,9 +207,8 @@ class ERPoseLoss:
             branch = branch_outputs(outputs, name)
             pairs = self.assign(name, outputs[name], branch, scene, progress)
             items[label] = s.score_gain * share * self._score_loss(outputs[name], pairs, scene)
-            if len(pairs.person):
-                for key, value in self._pose_terms(branch, pairs, scene).items():
-                    items[key] = items.get(key, zero) + share * value
+            for key, value in self._pose_terms(branch, pairs, scene).items():
+                items[key] = items.get(key, zero) + share * value
         if "heatmaps" in outputs:
             items["heat_loss"] = s.heatmap_gain * self._heatmap_loss(outputs["heatmaps"], scene)
         if "box" in outputs:
@@ -291,7 +304,7 @@ class ERPoseLoss:
         labelled = wanted[..., 2] > 0
         count = torch.bincount(pairs.person, minlength=len(targets.image))
         weight = 1 / count[pairs.person].float()
-        weight = weight / weight.sum()
+        weight = weight / normaliser(weight.sum())
         joints = self._joints(branch, pairs.person, cell, scene)
         error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
         pose = pose_loss(s.pose_loss, error, branch["spread"][image, :, cell], labelled)
@@ -313,7 +326,7 @@ class ERPoseLoss:
         wanted[scene.targets.image[pairs.person], scene.targets.category[pairs.person], pairs.cell] = pairs.target
         keep = scene.background[:, None] | (wanted > 0)
         loss = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
-        return (loss * keep).sum() / wanted.sum().clamp(min=1)
+        return (loss * keep).sum() / normaliser(wanted.sum())
 
     def _heatmap_loss(self, logits: Tensor, scene: Scene) -> Tensor:
         """Penalty-reduced focal loss of joint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled joint."""
@@ -322,7 +335,7 @@ class ERPoseLoss:
         p = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
         peak = wanted == 1
         loss = torch.where(peak, (1 - p).square() * -p.log(), (1 - wanted) ** 4 * p.square() * -(1 - p).log() * keep)
-        return loss.sum() / peak.sum().clamp(min=1)
+        return loss.sum() / normaliser(peak.sum())
 
 
 def heatmap_targets(
@@ -337,7 +350,7 @@ def heatmap_targets(
         (B, K, A_h) in [0, 1]; exactly 1 in the cell that holds a labelled joint.
     """
     b, k, length = like.shape
-    out = torch.zeros_like(like)
+    out = like.new_zeros(like.shape)  # row-major also where the trunk works in channels_last
     reach = torch.arange(-4, 5, device=like.device)
     dx, dy = reach.repeat(9), reach.repeat_interleave(9)
     person, joint = (targets.joints[..., 2] > 0).nonzero(as_tuple=True)

@@ -1,7 +1,12 @@
-"""Training: the stock pose trainer with our model, validator, label check and fitted box margins."""
+"""Training: the stock pose trainer with our model, validator, label check, fitted box margins and exact resume."""
 
 from __future__ import annotations
 
+import random
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,10 @@ import torch
 from torch import nn
 from ultralytics.data.utils import get_split_fraction
 from ultralytics.models.yolo.pose import PoseTrainer
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, LOGGER, RANK, WORLD_SIZE
+from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
-from erpose_yolo import catalog
+from erpose_yolo import catalog, checkpoint
 from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
 from erpose_yolo.decode import fit_margins
 from erpose_yolo.network import ERPoseModel
@@ -22,15 +27,36 @@ from erpose_yolo.oks import sigmas_for
 from erpose_yolo.plotting import plot_skeletons
 from erpose_yolo.validator import ERPoseValidator
 
+MAIN = RANK in {-1, 0}  # the process that writes files
+
 
 class ERPoseTrainer(PoseTrainer):
-    """Stock pose trainer for ER-Pose models."""
+    """Stock pose trainer for ER-Pose models.
+
+    A run that was cut off, at whatever moment, resumes from its last finished epoch. What is random in an epoch follows
+    from the run's seed and the epoch's number, so on the CPU (no loader processes) it ends with the same weights, bit for
+    bit. With loader processes, augmentation is drawn anew.
+
+    Attributes:
+        waiting: batches since the last optimiser step, whose gradients wait for the next one.
+    """
+
+    world_size: int
+    wdir: Path
+    last: Path
+    best: Path
+    waiting = 0
+    _accumulate = 1
+    _state: dict[str, Any] | None = None  # of the checkpoint, until the first epoch after a resume begins
+    _carries = False  # from there to the first optimiser step: gradients of the run that was cut off are waiting
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: Any = None) -> None:
         overrides = dict(overrides or {})
         if overrides.get("data"):
             overrides["data"] = catalog.resolve_data(overrides["data"])
         super().__init__(cfg, overrides, _callbacks)
+        if RANK != -1 and self.world_size:  # the stock count is that of this machine's GPUs
+            self.world_size = WORLD_SIZE
 
     def get_dataset(self) -> dict[str, Any]:
         """Data dictionary, after a check of what training relies on.
@@ -103,9 +129,101 @@ class ERPoseTrainer(PoseTrainer):
 
     def get_validator(self) -> ERPoseValidator:
         """Validator for the epochs of this run."""
-        return ERPoseValidator(
-            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
-        )
+        return ERPoseValidator(self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks)
+
+    def run_callbacks(self, event: str) -> None:
+        """Begin epochs and count batches, then run the callbacks of an event."""
+        if event == "on_train_epoch_start":
+            self._begin_epoch()
+        elif event == "on_train_batch_start":
+            self.waiting += 1
+        super().run_callbacks(event)
+
+    def _begin_epoch(self) -> None:
+        """Seed the epoch by its number alone, and take over the gradients that a resumed run brings along."""
+        attempt = self.nan_recovery_attempts  # an epoch repeated after a NaN must not run into the same one
+        entropy = np.random.SeedSequence((self.args.seed, self.epoch, max(RANK, 0), attempt))
+        seed = int(entropy.generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self.train_loader.generator.manual_seed(seed)
+        if not self.train_loader.num_workers:
+            self.train_loader.reset()  # its iterator draws from the generator once: in every epoch or in none
+        if self._state:
+            self.waiting, self._carries = self._state["waiting"], True
+            for name, parameter in unwrap_model(self.model).named_parameters():
+                if name in self._state["gradients"]:
+                    parameter.grad = self._state["gradients"][name].to(parameter.device)
+            self._state = None
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimiser step.
+
+        The stock loop counts them from the start of the process and would step at the first batch after a resume.
+        """
+        return sys.maxsize if self._carries and self.waiting < self._accumulate else self._accumulate
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self._accumulate = batches
+
+    def optimizer_step(self) -> None:
+        """Stock step; nothing waits any longer."""
+        super().optimizer_step()
+        self.waiting, self._carries = 0, False
+
+    @contextmanager
+    def _aside(self, files: Sequence[Path] = ()) -> Iterator[None]:
+        """Have the stock trainer write into a folder aside, and rename what it wrote when all of it is complete.
+
+        Args:
+            files: checkpoints to copy there first.
+        """
+        home = self.wdir
+        aside = home / ".part"
+        try:
+            if MAIN:
+                shutil.rmtree(aside, ignore_errors=True)  # of a run that was cut off
+                aside.mkdir(parents=True)
+                for file in files:
+                    checkpoint.copy_without_state(file, aside / file.name)
+            self.wdir, self.last, self.best = aside, aside / self.last.name, aside / self.best.name
+            yield
+            if MAIN:  # last.pt comes last: it knows the best score, so best.pt must not lag behind it
+                for file in sorted(aside.iterdir(), key=lambda file: file == self.last):
+                    checkpoint.publish(file, home / file.name)
+        finally:
+            self.wdir, self.last, self.best = home, home / self.last.name, home / self.best.name
+            if MAIN:
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def save_model(self) -> bool:
+        """Save the checkpoints; an error (a full disk) leaves those of the epoch before as they were.
+
+        Raises:
+            OSError: a file could not be written.
+        """
+        with self._aside():
+            saved = bool(super().save_model())
+            if saved:
+                checkpoint.add_state(self.last, self)
+        return saved
+
+    def final_eval(self) -> None:
+        """Strip and validate copies of the checkpoints, which then take the names of the whole ones."""
+        with ExitStack() as stack:
+            with torch_distributed_zero_first(LOCAL_RANK):  # the copies must be there when another process looks
+                stack.enter_context(self._aside([file for file in (self.last, self.best) if file.exists()]))
+            super().final_eval()
+
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """Stock resume, then the exact state where the checkpoint has one."""
+        super().resume_training(ckpt)
+        if self.resume and ckpt and ckpt.get(checkpoint.STATE):
+            self._state = ckpt[checkpoint.STATE]
+            checkpoint.restore(self, self._state, write_results=MAIN)
 
     def plot_training_samples(self, batch: dict[str, Any], ni: int) -> None:
         """Draw a training batch as skeletons."""

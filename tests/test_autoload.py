@@ -52,12 +52,12 @@ def make_site(tmp_path: Path, repo: Path) -> Callable[[Path | None], Site]:
         folder = tmp_path / "site"
         folder.mkdir()
         shutil.copy(repo / "erpose_yolo" / "autoload.pth", folder / PTH)
-        if package_parent:
-            # at the front, so that it also comes before an installed erpose_yolo; named to be read before ours
-            line = f"import sys; sys.path.insert(0, {str(package_parent)!r}); "
-            line += "[sys.modules.pop(m) for m in list(sys.modules) if m.startswith('erpose_yolo')]; "
-            line += "sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != 'erpose_yolo.autoload']"
-            (folder / "_first.pth").write_text(line + "\n")
+        # forget an installed erpose_yolo, and put ours in its place; named to be read before our .pth file
+        line = "import os, sys; sys.path[:] = [p for p in sys.path if not os.path.isdir(os.path.join(p, 'erpose_yolo'))]; "
+        line += f"sys.path[:0] = {[str(package_parent)] if package_parent else []}; "
+        line += "[sys.modules.pop(m) for m in list(sys.modules) if m.startswith('erpose_yolo')]; "
+        line += "sys.meta_path[:] = [f for f in sys.meta_path if type(f).__module__ != 'erpose_yolo.autoload']"
+        (folder / "_first.pth").write_text(line + "\n")
         return Site(folder)
 
     return make
@@ -162,16 +162,40 @@ def test_broken_patch_is_one_warning(make_site: Callable[..., Site], repo: Path,
     assert site.run("pass").stderr == ""
 
 
-@pytest.mark.parametrize("broken", ["def f(:", "raise RuntimeError", "import a_module_that_is_gone"])
-def test_broken_package_is_silent(make_site: Callable[..., Site], repo: Path, tmp_path: Path, broken: str) -> None:
+def assert_one_warning(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0 and len(lines) == 1, done.stderr
+    assert all(word in lines[0] for word in ("WARNING erpose-yolo", "pip install --force-reinstall", *words)), lines[0]
+
+
+@pytest.mark.parametrize("broken", ["def f(:", "raise RuntimeError('a\\nb')", "import a_module_that_is_gone", "\0"])
+def test_broken_package_is_one_warning(make_site: Callable[..., Site], repo: Path, tmp_path: Path, broken: str) -> None:
     site = make_site(copy_of_the_package(repo, tmp_path / "broken", __init__=broken))
     done = site.run("print('on')")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+    assert done.stdout == "on\n"
+    assert_one_warning(done, "damaged or half removed")
+    assert site.run("print('on')", ERPOSE_AUTOLOAD="0").stderr == ""
 
 
-def test_package_removed_by_hand_is_silent(make_site: Callable[..., Site]) -> None:
+def test_package_removed_by_hand_is_one_warning(make_site: Callable[..., Site]) -> None:
+    """And it says what is left, for pip no longer knows: the file that prints it."""
     done = make_site(None).run("print('on')")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+    assert done.stdout == "on\n"
+    assert_one_warning(done, "ModuleNotFoundError", PTH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [{"__init__": "def f(:"}, {"compat": "raise AttributeError('moved')"}], ids=["package", "patch"])
+def test_stock_command_works_beside_a_broken_install(
+    make_site: Callable[..., Site], repo: Path, tmp_path: Path, broken: dict[str, str]
+) -> None:
+    """The true ultralytics: `yolo version` and `YOLO(...)`, and one warning."""
+    package = copy_of_the_package(repo, tmp_path / "broken", **broken)
+    shutil.rmtree(package / "ultralytics")
+    code = "import sys; sys.argv = ['yolo', 'version']\nfrom ultralytics import YOLO, cfg\ncfg.entrypoint()\n"
+    done = make_site(package).run(code + "print(type(YOLO('yolo11n-pose.yaml')).__name__)", YOLO_VERBOSE="true")
+    assert done.stdout.split()[-1] == "YOLO" and "8." in done.stdout
+    assert_one_warning(done)
 
 
 @pytest.mark.parametrize("gone", ["ultralytics", "torch"])
@@ -182,9 +206,7 @@ def test_without_ultralytics_or_torch_only_their_own_error(site: Site, gone: str
     assert done.returncode == 0 and "erpose" not in done.stderr and done.stdout.split()[0] == gone
 
 
-def test_a_failing_import_of_the_target_leaves_the_hook_for_the_next_try(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_import_of_the_target_leaves_the_hook_for_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "made_up_target.py").write_text("import os\nif 'FAIL' in os.environ: raise ValueError\nYOLO = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(autoload, "TARGET", "made_up_target")
@@ -267,9 +289,7 @@ def test_stock_yaml_is_not(yolo: type, name: str) -> None:
     assert type(yolo(name)) is yolo and not Recorder.calls
 
 
-def test_checkpoint_and_export_with_our_head_are_handed_over(
-    yolo: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoint_and_export_with_our_head_are_handed_over(yolo: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "best.pt"
     yolo("yolo11n-pose.yaml").save(checkpoint)
     assert type(yolo(checkpoint)) is yolo
@@ -313,38 +333,6 @@ def test_head_of_odd_networks_is_empty(network: object) -> None:
     assert compat.head_name(SimpleNamespace(model=network)) == ""
 
 
-@pytest.mark.parametrize("name", sorted(compat.TOUCHED))
-def test_installed_ultralytics_has_what_is_touched(name: str) -> None:
-    module, _, attributes = name.partition(":")
-    thing: object = importlib.import_module(module)
-    for attribute in attributes.split("."):
-        thing = getattr(thing, attribute)
-
-
-@pytest.mark.parametrize(
-    ("version", "supported"),
-    [("8.4.190", True), ("8.4.191", True), ("8.4.1000", True), ("8.4.190.dev1", True), ("8.4.189", False)]
-    + [("8.5", False), ("8.5.0", False), ("9.0.0", False), ("8.3.999", False), ("nonsense", False)],
-)
-def test_supported_range(version: str, supported: bool) -> None:
-    assert compat.is_supported(version) is supported
-
-
-def test_unsupported_ultralytics_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ultralytics
-    from ultralytics.utils import LOGGER
-
-    said: list[str] = []
-    monkeypatch.setattr(LOGGER, "warning", said.append)
-    monkeypatch.setattr(compat, "_warned", False)
-    compat.install()
-    assert not said
-    monkeypatch.setattr(ultralytics, "__version__", "8.5.1")
-    compat.install()
-    compat.install()
-    assert len(said) == 1 and ">=8.4.190,<8.5" in said[0] and "8.5.1" in said[0]
-
-
 class Trusted:
     """Pickled by reference, so it must lie at the top of a module."""
 
@@ -356,6 +344,9 @@ class Untrusted:
 def test_registered_classes_pass_the_restricted_loader(tmp_path: Path) -> None:
     import torch
     from ultralytics.nn.tasks import torch_safe_load
+
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        pytest.skip("ultralytics restricts loading from torch 2.6 on")
 
     compat.register_safe_globals((Trusted,))
     for kind in (Trusted, Untrusted):

@@ -60,7 +60,10 @@ class ExactPose:
             ValueError: kpt_shape of data and model differ.
         """
         this: Any = self
-        ours, theirs = list(this.data["kpt_shape"]), getattr(model, "kpt_shape", None)
+        network = getattr(model, "model", None)  # stock models have had a kpt_shape since 8.4.175, their heads always
+        parts = network.modules() if hasattr(network, "modules") else ()
+        heads = (part.kpt_shape for part in parts if hasattr(part, "kpt_shape"))
+        ours, theirs = list(this.data["kpt_shape"]), getattr(model, "kpt_shape", None) or next(heads, None)
         if theirs is not None and list(theirs) != ours:  # stock: "shape '[-1, 14, 3]' is invalid for input of size 51"
             raise ValueError(
                 f"kpt_shape {list(theirs)} of the model differs from kpt_shape {ours} of {this.args.data}. "

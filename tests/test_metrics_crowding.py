@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_metrics_coco import make_truth, perturb
 
 from erpose_yolo.metrics import coco, crowding, joints, plots
 from erpose_yolo.metrics.matching import accumulate, match
 from erpose_yolo.metrics.predictions import Predictions, extent_area
 from erpose_yolo.metrics.truth import GroundTruth
-from tests.test_metrics_coco import make_truth, perturb
 
 SIGMAS = coco.exact_sigmas(17)
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_metrics_coco import make_truth, perturb
 
 from erpose_yolo.metrics import crowdpose
 from erpose_yolo.metrics.predictions import Predictions, to_records
 from erpose_yolo.metrics.truth import GroundTruth, from_annotations
-from tests.test_metrics_coco import make_truth, perturb
 
 
 @pytest.fixture(scope="module")

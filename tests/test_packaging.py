@@ -87,12 +87,6 @@ def test_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pt")]
 
 
-def test_supported_range_is_said_once(repo: Path) -> None:
-    from erpose_yolo import compat
-
-    assert f'"ultralytics{",".join(compat.SUPPORTED)}"' in (repo / "pyproject.toml").read_text()
-
-
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
     """Python of a new virtual environment with pip that sees the dependencies installed here, but not this package."""

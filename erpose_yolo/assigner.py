@@ -49,7 +49,7 @@ def labelled_extent(joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     seen = (joints[..., 2:] > 0).to(joints.dtype)
     xy = joints[..., :2]
     centroid = (xy * seen).sum(1) / seen.sum(1).clamp(min=1)
-    big = 1e6
+    big = torch.finfo(joints.dtype).max
     low = torch.where(seen > 0, xy, torch.full_like(xy, big)).amin(1)
     high = torch.where(seen > 0, xy, torch.full_like(xy, -big)).amax(1)
     return centroid, low, high
@@ -82,6 +82,8 @@ def find_candidates(
         Candidates with C = L * window^2.
     """
     n = len(joints)
+    exact = torch.promote_types(joints.dtype, torch.float32)  # half types cannot tell neighbouring cells apart
+    joints, area = joints.to(exact), area.to(exact)
     centroid, low, high = labelled_extent(joints)
     size = area.sqrt()
     reach = torch.arange(window, device=joints.device) - window // 2

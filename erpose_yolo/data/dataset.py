@@ -11,17 +11,44 @@ import numpy as np
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_image, get_hash
 from ultralytics.utils import colorstr
+from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
-from erpose_yolo.data.labels import ColumnError, parse_labels
+from erpose_yolo.data.convert.files import UNDECODED, picture_size
+from erpose_yolo.data.labels import ColumnError, LabelError, parse_labels
 
-ROWS = "erpose rows 1"  # into the hash of label caches, so that stock runs and ours do not read each other's
+ROWS = "erpose rows 2"  # into the hash of label caches, so that stock runs and ours do not read each other's
+
+
+def check_picture(image: str, flag: int) -> tuple[str, tuple[int, int]]:
+    """Make sure that a picture can be used, by decoding it as training will.
+
+    The stock check reads the header of most formats and no more; a picture damaged behind it ends a stock run in the middle
+    of an epoch. Decoding all of a set takes about as long as reading it for one epoch; the label cache remembers the result.
+
+    Args:
+        image: file.
+        flag: OpenCV's flag for reading it.
+
+    Returns:
+        A message of the stock check, empty if it changed nothing, and the picture's height and width in pixels.
+
+    Raises:
+        Exception: it cannot be used; the message says why.
+    """
+    if not image.lower().endswith(PIL_FALLBACK_SUFFIXES):
+        picture_size(Path(image))  # before the stock check, which runs pip for a file that is no picture
+    message, _ = check_image(image)
+    picture = imread(image, flags=flag)
+    if picture is None:
+        raise ValueError(UNDECODED)
+    return message, picture.shape[:2]
 
 
 def verify(args: tuple[Any, ...]) -> list[Any]:
     """Check one picture and read its labels.
 
     Args:
-        args: image file, label file, log prefix, (K, D), number of classes, single_cls.
+        args: image file, label file, log prefix, (K, D), number of classes, single_cls, OpenCV's flag for reading.
 
     Returns:
         The ten values of Ultralytics' own check: file, rows (N, 5), shape, segments, joints, missing, found, empty, corrupt,
@@ -30,9 +57,9 @@ def verify(args: tuple[Any, ...]) -> list[Any]:
     Raises:
         ColumnError: a wrong number of columns stops the run, see labels.ColumnError.
     """
-    image, file, prefix, kpt_shape, num_classes, single_class = args
+    image, file, prefix, kpt_shape, num_classes, single_class, flag = args
     try:
-        message, shape = check_image(image)
+        message, shape = check_picture(image, flag)
         found = Path(file).is_file()
         if found:
             classes, boxes, joints = parse_labels(file, kpt_shape, num_classes, (shape[1], shape[0]), single_class)
@@ -44,7 +71,8 @@ def verify(args: tuple[Any, ...]) -> list[Any]:
     except ColumnError:
         raise
     except Exception as error:  # as Ultralytics does: an unreadable picture must not end a run of days
-        return [None, None, None, None, None, 0, 0, 0, 1, f"{prefix}{image}: left out. {error}"]
+        what = str(error) if isinstance(error, LabelError) else f"{error}. Mend: replace or remove the picture."
+        return [None, None, None, None, None, 0, 0, 0, 1, f"{prefix}{image}: left out. {what}"]
 
 
 class ERPoseDataset(YOLODataset):
@@ -53,8 +81,8 @@ class ERPoseDataset(YOLODataset):
     def verify_args(self) -> tuple[Any, Iterable[Any]]:
         """Our check and its arguments, one tuple per picture."""
         k, d = self.data["kpt_shape"]
-        each = (repeat(self.prefix), repeat((k, d)), repeat(len(self.data["names"])), repeat(self.single_cls))
-        return verify, zip(self.im_files, self.label_files, *each)
+        each = (self.prefix, (k, d), len(self.data["names"]), self.single_cls, self.cv2_flag)
+        return verify, zip(self.im_files, self.label_files, *map(repeat, each))
 
     def get_cache_hash(self) -> str:
         """Stock hash, told apart from the stock reader's."""
@@ -75,7 +103,12 @@ def build_dataset(
         rect: rectangular batches.
         stride: sides are multiples of it, in pixels.
         fraction: share of the pictures to use.
+
+    Raises:
+        ValueError: no kpt_shape in the data YAML.
     """
+    if "kpt_shape" not in data:  # ultralytics says so itself from 8.4.155 on
+        raise ValueError(f"{args.data}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (joints, values each).")
     return ERPoseDataset(
         img_path=img_path,
         imgsz=args.imgsz,

@@ -7,6 +7,7 @@ A row with a box and no labelled joint is an ignore region.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from erpose_yolo.decode import default_margins, derive_boxes
 # Least side of a box that is derived from joints, as a share of the picture's long side: 16 px of 640. A person known by
 # one joint, or by joints on one line, has no extent, and augmentation drops objects whose box has none.
 MIN_SIDE = 1 / 40
+
+# A side below this share of the picture is none: a thousandth of a pixel of 1,000.
+EMPTY = 1e-6
 
 # How far coordinates may lie outside the picture before a row counts as broken; Ultralytics allows the same for rounding.
 SLACK = 0.01
@@ -48,13 +52,13 @@ def parse_labels(
 
     Raises:
         ColumnError: a row has neither 5 + K*D nor 1 + K*D columns.
-        LabelError: a row holds what is not a number or not finite, a class or coordinate out of range.
+        LabelError: a row holds what is not a number or not finite, a class, coordinate or visibility out of range.
     """
     k, d = kpt_shape
     with_box, box_free = 5 + k * d, 1 + k * d
     rows, seen = [], set()
     text = Path(file).read_bytes().decode("utf-8-sig", errors="replace")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # line ends as editors count them, unlike splitlines()
         words = line.split()
         if not words:
             continue
@@ -64,9 +68,9 @@ def parse_labels(
                 f"{where}: {len(words)} columns. A row must have {with_box} (class, box x y w h, {k} joints of {d} values) "
                 f"or {box_free} (without the box), as kpt_shape [{k}, {d}] says. Mend the row, or kpt_shape in the data YAML."
             )
-        if line in seen:
+        if (row_text := " ".join(words)) in seen:
             continue
-        seen.add(line)
+        seen.add(row_text)
         try:
             row = np.array(words, dtype=np.float64)
         except ValueError as error:  # numpy's message quotes the word
@@ -119,7 +123,13 @@ def _checked(
         last = num_classes - 1
         raise LabelError(f"{where}: class {category:g} is not one of 0 to {last}. Mend the row, or names in the data YAML.")
     box = row[1:5] if len(row) == 5 + k * d else np.full(4, np.nan)
+    if np.isfinite(box).all() and box[2:].min() < 0:
+        raise LabelError(f"{where}: box size {box[2]:g} x {box[3]:g} is negative. Mend the row.")
     joints = row[len(row) - k * d :].reshape(k, d)
+    if d == 3 and joints[:, 2].max() > 2:
+        raise LabelError(
+            f"{where}: visibility {joints[:, 2].max():g} is none of 0 (not labelled), 1 (hidden), 2 (visible). Mend the row."
+        )
     labelled = joints.min(axis=1) >= 0 if d == 2 else joints[:, 2] > 0
     joints = np.concatenate((joints[:, :2], (joints[:, 2:] if d == 3 else labelled[:, None]).astype(np.float64)), 1)
     joints[~labelled] = 0
@@ -130,6 +140,6 @@ def _checked(
             f"{where}: coordinate {worst:g} lies outside the picture. Coordinates are shares of its width and height, 0 to 1; "
             "mend the row, or give joints outside the picture visibility 0."
         )
-    if np.isfinite(box).all() and box[2:].min() < 0:
-        raise LabelError(f"{where}: box size {box[2]:g} x {box[3]:g} is negative. Mend the row.")
+    if box[2:].min() < EMPTY:  # a box without extent says nothing, and augmentation drops its person
+        box = np.full(4, np.nan)
     return np.array([category]), box, joints

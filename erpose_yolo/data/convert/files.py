@@ -5,6 +5,7 @@ Read without Ultralytics (whose import takes seconds), except where a relative `
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -222,7 +223,7 @@ def read_rows(file: Path, joints: int, dims: int) -> Rows:
     values = joints * dims
     widths = (5 + values, 1 + values)
     try:
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+        lines = io.StringIO(file.read_bytes().decode("utf-8-sig"), newline=None).readlines()  # as editors count them
     except UnicodeDecodeError as error:
         where = file.read_bytes()[: error.start].count(b"\n") + 1
         problem = Problem("encoding", where, "not UTF-8 text", "save the file as plain text")
@@ -271,7 +272,7 @@ def picture_size(file: Path, deep: bool = False) -> tuple[int, int]:
 
     Args:
         file: the picture.
-        deep: decode all of it, so that damage anywhere is found.
+        deep: decode all of it, by Pillow and by OpenCV, so that damage anywhere is found.
 
     Raises:
         OSError: it cannot be read; the message says why.
@@ -281,6 +282,8 @@ def picture_size(file: Path, deep: bool = False) -> tuple[int, int]:
             image = _open_picture(handle)
             width, height = image.size
             kind = image.format
+            if str(kind).lower() not in _KINDS:
+                raise OSError(f"it is a {kind}, which Ultralytics does not read whatever its suffix says")
             turned = kind in ("JPEG", "MPO") and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             if deep:
                 image.load()
@@ -288,6 +291,8 @@ def picture_size(file: Path, deep: bool = False) -> tuple[int, int]:
                 handle.seek(max(0, handle.seek(0, os.SEEK_END) - 1024))
                 if _ENDS[kind] not in handle.read():  # some cameras append data of their own after the mark
                     raise OSError("the file is cut off, its end mark is missing")
+        if deep and not _decodes(file):
+            raise OSError(UNDECODED)
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise OSError(str(error) or type(error).__name__) from None
     return (height, width) if turned else (width, height)
@@ -298,6 +303,8 @@ def _open_picture(handle: Any) -> Any:
     from PIL import Image  # comes with ultralytics; OpenCV cannot read a header alone
 
     prefix = handle.read(16)
+    if not prefix:
+        raise OSError("the file is empty")
     for load in (Image.preinit, Image.init):  # the usual formats, then all
         load()
         for name in Image.ID:
@@ -309,9 +316,27 @@ def _open_picture(handle: Any) -> Any:
                 return factory(handle, "")
             except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
                 continue  # another format may begin alike
-    raise OSError("not a picture of a format that Pillow can read here" if prefix else "the file is empty")
+    raise OSError("not a picture of a format that Pillow can read here")
 
 
+def _decodes(file: Path) -> bool:
+    """Tell whether OpenCV, which training reads pictures with, makes pixels of a file; formats that it lacks pass."""
+    import cv2
+
+    suffix = _suffix(file.name)
+    if suffix in {".avif", ".heic", ".heif"}:
+        return True
+    data = np.fromfile(file, np.uint8)
+    try:
+        # as training does: pages of a TIFF first, of which there are kinds that OpenCV reads in this way only
+        pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)[1] if suffix in {".tif", ".tiff"} else ()
+        return any(page.ndim == 3 for page in pages[:1]) or cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
+    except cv2.error:  # sizes that no picture has
+        return False
+
+
+UNDECODED = "its pixels cannot be decoded: it is damaged, or of a kind that OpenCV cannot read"
+_KINDS = {suffix[1:] for suffix in IMAGE_SUFFIXES} | {"jpeg2000"}  # Pillow's names of the formats that Ultralytics takes
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 

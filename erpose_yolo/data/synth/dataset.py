@@ -135,7 +135,7 @@ def generate(root: Path, cfg: SynthConfig, workers: int | None = None) -> Path:
     root = Path(root)
     if is_complete(root, cfg):
         return root
-    if root.exists() and any(root.iterdir()) and not (root / MARK).exists() and not _looks_ours(root):
+    if _is_foreign(root):
         raise FileExistsError(f"{root} exists and is no synthetic set; choose another folder")
     from ultralytics.utils import TQDM  # late: importing this package must not bring torch in
 
@@ -165,23 +165,33 @@ def generate(root: Path, cfg: SynthConfig, workers: int | None = None) -> Path:
     return root
 
 
-def _looks_ours(root: Path) -> bool:
-    """A set that lost its mark: nothing but the folders we make (and caches of label readers)."""
-    return {p.name for p in root.iterdir()} <= {"images", "labels"}
+def _is_foreign(root: Path) -> bool:
+    """A folder with anything but a set in it; one that lost its mark has nothing but the folders we make."""
+    try:
+        names = set(os.listdir(root))  # looked at once: another process may put a set there between two looks
+    except FileNotFoundError:
+        return False
+    return MARK not in names and not names <= {"images", "labels"}
 
 
 def _install(folder: Path, root: Path, cfg: SynthConfig) -> None:
-    """Rename the finished folder to `root`, moving an older or half-made set out of the way."""
+    """Rename the finished folder to `root`, moving an older or half-made set out of the way.
+
+    A set that another process has finished meanwhile stays: it may be read already.
+    """
     for _ in range(10):
-        if is_complete(root, cfg):  # another process was faster
+        try:
+            os.rename(folder, root)  # fails where there is a folder with files, so of two new sets the first one stays
             return
+        except OSError:
+            if is_complete(root, cfg):
+                return
         old = Path(tempfile.mkdtemp(prefix=f".{root.name}-old-", dir=root.parent))
         try:
-            if root.exists():
-                os.rename(root, old / "set")
-            os.rename(folder, root)
-            return
-        except OSError:  # somebody put a folder there in between: look again
+            os.rename(root, old / "set")
+            if is_complete(old / "set", cfg):  # it was finished since the look above
+                os.rename(old / "set", root)
+        except OSError:  # somebody was here in between: look again
             continue
         finally:
             shutil.rmtree(old, ignore_errors=True)

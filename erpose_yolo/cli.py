@@ -1,8 +1,9 @@
 """The ``erpose`` command: our own commands, and Ultralytics' ``yolo`` command with this package attached.
 
-    erpose check data.yaml              erpose pose train model=erpose-n.yaml data=synth-people.yaml
-    erpose convert coco FILE.json ...   (anything else that yolo takes, whatever ERPOSE_AUTOLOAD says)
-    erpose eval model=erpose-n.pt data=coco-pose.yaml
+erpose check data.yaml              erpose pose train model=erpose-n.yaml data=synth-people.yaml
+erpose convert coco FILE.json ...   (anything else that yolo takes, whatever ERPOSE_AUTOLOAD says)
+erpose eval model=erpose-n.pt data=coco-pose.yaml
+erpose predict model=erpose-n.pt source=square.jpg slices=640 overlap=0.25       (large pictures, see slicing.py)
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in COMMANDS:
         return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]) or 0)
+    if any(argument.startswith("slices=") for argument in arguments):
+        return predict_slices(arguments)
 
     # In place, as Ultralytics keeps this very list. By the command's name it decides to save pictures; the data sets of
     # this package become known to stock models, too.
@@ -44,6 +47,34 @@ def main(arguments: list[str] | None = None) -> int:
 
     compat.install()  # imports what it patches
     cfg.entrypoint()  # reads the arguments of the process itself
+    return 0
+
+
+def predict_slices(arguments: list[str]) -> int:
+    """Run ``erpose predict ... slices=``, which the ``yolo`` command has no argument for; pictures are saved as it does.
+
+    Args:
+        arguments: ``key=value`` pairs, and the words pose and predict.
+
+    Returns:
+        Exit code: 0, or 1 with a message on what is wrong with the input.
+    """
+    from ultralytics.cfg import parse_key_value_pair
+
+    from erpose_yolo.model import ERPose
+
+    try:
+        words = [argument for argument in arguments if "=" not in argument]
+        if "predict" not in words or set(words) - {"pose", "predict"}:
+            raise ValueError(f"slices= goes with predict, not with '{' '.join(words)}'.")
+        options = dict(parse_key_value_pair(argument) for argument in arguments if "=" in argument)
+        if "model" not in options or "source" not in options:
+            raise ValueError("Give model= and source=, for example: erpose predict model=best.pt source=square.jpg slices=640")
+        for _ in ERPose(options.pop("model")).predict(stream=True, **{"save": True, **options}):
+            pass
+    except (FileNotFoundError, SyntaxError, TypeError, ValueError) as error:
+        print(f"erpose predict: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ultralytics.models.yolo.model import YOLO
-from ultralytics.utils import DEFAULT_CFG_DICT, RANK
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
 from erpose_yolo import catalog
 from erpose_yolo.network import ERPoseModel, load_model_yaml
@@ -60,7 +60,7 @@ class ERPose(YOLO):
     def _load(self, weights: str, task: str | None = None) -> None:
         if is_weights(weights):
             self.model = load_weights(weights)
-            self.ckpt: dict[str, Any] = {}
+            self.ckpt: dict[str, Any] = {"train_args": {}}  # not empty: then training starts from these weights
             self.task = self.model.task
             self.overrides = {"imgsz": self.model.args["imgsz"], "model": weights, "task": self.task}
             self.ckpt_path = self.model_name = weights
@@ -154,7 +154,7 @@ class ERPose(YOLO):
         for result in predict_slices(predict, pictures, sides, size, sigmas, overlap, batch):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                result.save(str(folder / Path(result.path).with_suffix(".jpg").name))
+                LOGGER.info(f"Saved {result.save(str(folder / Path(result.path).with_suffix('.jpg').name))}")
             if show:
                 result.show()
             yield result

@@ -37,3 +37,22 @@ def test_every_command_has_its_module() -> None:
 
     for module in cli.COMMANDS.values():
         assert callable(importlib.import_module(module).main)
+
+
+def test_slices_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The picture with its skeletons is saved; what cannot work is said in one line."""
+    import cv2
+    import numpy as np
+
+    picture = tmp_path / "a b.png"
+    cv2.imwrite(str(picture), np.zeros((100, 200, 3), np.uint8))
+    words = ["predict", "model=erpose-n.yaml", f"source={picture}", "imgsz=32", f"project={tmp_path}", "name=out"]
+    assert cli.main([*words, "slices=64", "overlap=0.1"]) == 0
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a b.jpg"]
+    for wrong, message in (
+        ([*words, "slices=4"], "at least 32 px"),
+        (["train", "slices=64"], "goes with predict"),
+        (["predict", "slices=64"], "Give model= and source="),
+    ):
+        assert cli.main(wrong) == 1
+        assert message in capsys.readouterr().err

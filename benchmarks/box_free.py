@@ -41,7 +41,7 @@ def main() -> None:
     rows, record = [], {}
     for labels, chosen in (("with boxes", samples), ("without boxes", [without_boxes(s) for s in samples])):
         runs = [learn.run(args.model, seed, args, chosen, truth) for seed in args.seeds]
-        final = [r["curve"][3]["AP"] for r in runs]
+        final = [r["curves"][""][-1]["AP"] for r in runs]
         record[labels] = runs
         rows.append([labels, *(f"{ap:.3f}" for ap in final), f"{np.mean(final):.3f}"])
     header = ["labels", *(f"AP, seed {seed}" for seed in args.seeds), "mean"]

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 import torch
 from common import RESULTS, markdown, write
+from ultralytics.engine.exporter import export_formats
 from ultralytics.utils import ASSETS
 
 from erpose_yolo import exporter
@@ -47,18 +48,22 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "saved_model": [{}, INT8, BATCH, WIDE],
     "pb": [{}],
     "engine": [{}],
-    "edgetpu": [{}],
-    "rknn": [{}],
-    "qnn": [{}],
-    "deepx": [{}],
+    "edgetpu": [INT8],
+    "rknn": [HALF],
+    "qnn": [{"quantize": "w8a16"}],
+    "deepx": [INT8],
     "coreai": [{}],
-    "xilinx": [{}],
-    "ascend": [{}],
+    "xilinx": [INT8],
+    "ascend": [HALF],
     "imx": [{}],
     "hailo": [{}],
     "axelera": [{}],
 }
+ARGUMENTS = dict(zip(export_formats()["Argument"], export_formats()["Arguments"], strict=True))
+METADATA = ("head", "names", "kpt_shape", "kpt_names", "skeleton", "sigmas", "strides", "rows", "layout", "units", "input", "imgsz")
 LABELS = {8: "int8", 16: "half"}
+HEADER = ["format", "options", "exports", "runs", "metadata", "rows", "NMS", "TopK", "MB", "worst joint, px", "median, px", "score",
+          "persons", "AP", "time", "notes"]  # fmt: skip
 
 
 def title(options: dict[str, Any]) -> str:
@@ -80,29 +85,41 @@ def pictures(data: str | None, count: int) -> list[np.ndarray]:
 
 
 def persons(model: ERPose, images: list[np.ndarray], imgsz: Any, conf: float, batch: int = 1) -> list[np.ndarray]:
-    """Joints (n, K, 2) of each picture, every picture letterboxed to the same shape."""
+    """Score and joints, (n, 1 + 2 K), of each picture's persons, every picture letterboxed to the same shape."""
     out = []
     for i in range(0, len(images), batch):
         found = model.predict(images[i : i + batch], imgsz=imgsz, conf=conf, rect=False, device="cpu", verbose=False)
-        out += [r.keypoints.xy.cpu().numpy() for r in found]
+        out += [np.hstack((r.boxes.conf.cpu().numpy()[:, None], r.keypoints.xy.flatten(1).cpu().numpy())) for r in found]
     return out
 
 
-def joint_difference(reference: list[np.ndarray], other: list[np.ndarray]) -> tuple[float, int, int]:
-    """Largest distance of a joint in px of the picture, the persons compared, and those that have no counterpart.
+def difference(reference: list[np.ndarray], other: list[np.ndarray]) -> dict[str, Any]:
+    """What became of the persons of the reference, each matched to one of the other's by its joints.
 
-    ``other`` holds persons of lower scores, too: one whose score crosses the threshold is no lost person.
+    Args:
+        reference: persons above the threshold, (n, 1 + 2 K) score and joints in px of the picture.
+        other: the same of lower scores, too: a person whose score crosses the threshold is not lost.
+
+    Returns:
+        Largest and median over the persons of the distance of the worst joint, in px; the largest difference of a score; the
+        persons compared, and those without a counterpart.
     """
-    worst, pairs, lost = 0.0, 0, 0
+    worst, scores, lost = [], [], 0
     for a, b in zip(reference, other, strict=True):
-        for person in a:
-            if not len(b):
-                lost += 1
-                continue
-            distance = np.abs(b - person).max((1, 2)).min()
-            pairs += 1
-            worst = max(worst, float(distance))
-    return worst, pairs, lost
+        distance = np.abs(a[:, None, 1:] - b[None, :, 1:]).max(2)
+        for _ in range(min(distance.shape)):  # the closest two of those left
+            row, column = np.unravel_index(distance.argmin(), distance.shape)
+            worst.append(float(distance[row, column]))
+            scores.append(float(abs(a[row, 0] - b[column, 0])))
+            distance[row], distance[:, column] = np.inf, np.inf
+        lost += max(0, len(a) - len(b))
+    return {
+        "px": round(max(worst), 3),
+        "px_median": round(statistics.median(worst), 3),
+        "score": round(max(scores), 3),
+        "persons": len(worst),
+        "lost": lost,
+    }
 
 
 def operators(path: Path, fmt: str) -> Counter[str]:
@@ -136,10 +153,10 @@ def operators(path: Path, fmt: str) -> Counter[str]:
         blob = next(path.rglob("*.json")).read_bytes().lower()
         return Counter({name: blob.count(name.encode()) for name in ("topk", "nms")})
     if fmt == "mnn":
-        from MNN.tools import mnnconvert  # noqa: F401
+        from MNN.tools import mnnconvert
 
-        blob = path.read_bytes()
-        return Counter({name: blob.count(name.encode()) for name in ("TopKV2", "NonMaxSuppression")})
+        mnnconvert.convert(["", "-f", "MNN", "--modelFile", str(path), "--JsonFile", "graph.json"])
+        return Counter(op["type"] for op in json.loads(Path("graph.json").read_text())["oplists"])
     if fmt == "saved_model":
         import tensorflow
 
@@ -185,42 +202,48 @@ def measure(args: argparse.Namespace, fmt: str, options: dict[str, Any], folder:
     weights = folder / "model.pt"
     shutil.copy(args.model, weights)
     imgsz, batch = options.get("imgsz", args.imgsz), options.get("batch", 1)
-    calibration = {"data": args.data} if options.get("quantize") in (8, "w8a16") and args.data else {}
+    eight_bit = options.get("quantize") in (8, "w8a16")
+    calibration = {"data": args.data} if eight_bit and args.data and "data" in ARGUMENTS[fmt] else {}
     stage = "exports"
     try:
+        if fmt in ("saved_model", "pb", "edgetpu"):  # onnx2tf compares tensors on sample pictures, and would download them
+            noise = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
+            np.save("calibration_image_sample_data_20x128x128x3_float32.npy", noise)
         start = time.perf_counter()
         kwargs = {"imgsz": imgsz, "device": "cpu", **options, **calibration}
         path = Path(ERPose(weights).export(format=fmt, **kwargs))
         row |= {"exports": True, "seconds": round(time.perf_counter() - start, 1), "mb": round(size_mb(path), 2)}
         metadata = exporter.read_metadata(path)
-        row["rows"] = metadata.get("rows", "?")
+        row |= {"rows": metadata.get("rows", "?"), "metadata": [key for key in METADATA if not metadata.get(key)]}
         ops = operators(path, fmt)
         row |= {"nms": named(ops, "nms", "nonmax", "suppress"), "topk": named(ops, "topk", "top_k")}
         stage = "runs"
-        if fmt == "coreml" and sys.platform != "darwin":
-            import coremltools
+        if fmt in ("coreml", "coreai") and sys.platform != "darwin":
+            row["error"] = "runs on a Mac only"
+            if fmt == "coreml":
+                import coremltools
 
-            about = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description
-            names = [[x.name for x in side] for side in (about.input, about.output)]
-            row["error"] = f"runs on a Mac only; inputs {names[0]}, outputs {names[1]}"
+                about = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description
+                names = [[x.name for x in side] for side in (about.input, about.output)]
+                row["error"] += f"; inputs {names[0]}, outputs {names[1]}"
             return row
         images = pictures(args.data, args.images)
         torch_model, other = ERPose(weights), ERPose(path)
         reference = persons(torch_model, images, imgsz, 0.25)
-        worst, pairs, lost = joint_difference(reference, persons(other, images, imgsz, 0.2, batch))
-        row |= {"runs": True, "px": round(worst, 3), "persons": pairs, "lost": lost}
+        row |= {"runs": True, **difference(reference, persons(other, images, imgsz, 0.05, batch))}
         stage = "AP"
-        if args.data and not isinstance(imgsz, list):
-            row["ap"] = round(precision(ERPose(path), args.data, imgsz) - precision(ERPose(weights), args.data, imgsz), 4)
+        plain = not {"dynamic", "batch", "imgsz"} & set(options)
+        if args.data and plain:
+            row["ap"] = round(precision(ERPose(path), args.data, imgsz) - args.ap, 4)
         stage = "time"
-        if batch == 1:
+        if plain:
             ratios = latency(torch_model, other, images[-1], imgsz, args.rounds)
             row["latency"] = [round(f(ratios), 3) for f in (statistics.median, min, max)]
     except BaseException as error:  # whatever a converter throws, SystemExit too: the table goes on
         if isinstance(error, KeyboardInterrupt):
             raise
         text = next((line for line in str(error).splitlines() if line.strip()), "")
-        row["error"] = f"{stage}: {type(error).__name__}: {text}"[:240]
+        row["error"] = f"{stage}: {type(error).__name__}: {text}".replace(f"{folder}/", "")[:240]
     row["left"] = sorted(p.name for p in folder.iterdir() if p.name.startswith(".export-"))
     return row
 
@@ -229,7 +252,7 @@ def isolated(args: argparse.Namespace, fmt: str, options: dict[str, Any]) -> dic
     """The row, from a process of its own: a converter that crashes takes nothing with it."""
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, __file__, "--one", json.dumps([fmt, options]), "--folder", name]
-        for key in ("model", "data", "imgsz", "images", "rounds"):
+        for key in ("model", "data", "imgsz", "images", "rounds", "ap"):
             if getattr(args, key) is not None:
                 command += [f"--{key}", str(getattr(args, key))]
         try:
@@ -251,11 +274,14 @@ def cells(row: dict[str, Any]) -> list[object]:
         row["options"],
         "yes" if row.get("exports") else "no",
         "yes" if row.get("runs") else "no",
+        ("lacks " + " ".join(row["metadata"]) if row["metadata"] else "whole") if "metadata" in row else "",
         row.get("rows", ""),
         row.get("nms", ""),
         row.get("topk", ""),
         row.get("mb", ""),
         row.get("px", ""),
+        row.get("px_median", ""),
+        row.get("score", ""),
         f"{row['persons']}, {row['lost']} lost" if "persons" in row else "",
         f"{row['ap']:+.4f}" if "ap" in row else "",
         f"{low[0]} ({low[1]} to {low[2]})" if low else "",
@@ -269,10 +295,11 @@ def main() -> None:
     parser.add_argument("--data", help="trained-on data set, for AP and int8 calibration", type=os.path.abspath)
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--images", type=int, default=16, help="pictures of the data set to compare joints on")
-    parser.add_argument("--rounds", type=int, default=15, help="latency rounds")
+    parser.add_argument("--rounds", type=int, default=10, help="latency rounds")
     parser.add_argument("--timeout", type=int, default=600, help="seconds per row")
     parser.add_argument("--formats", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--append", action="store_true", help="keep the other formats of the last run")
+    parser.add_argument("--ap", type=float, help="AP of the checkpoint, to spare its measurement")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -281,17 +308,18 @@ def main() -> None:
         row = measure(args, fmt, options, Path(args.folder))
         (Path(args.folder) / "row.json").write_text(json.dumps(row))
         return
+    if args.data and args.ap is None:
+        args.ap = precision(ERPose(args.model), args.data, args.imgsz)
     rows: list[dict[str, Any]] = []
     last = RESULTS / "export.json"
     if args.append and last.exists():
         rows = [r for r in json.loads(last.read_text())["rows"] if r["format"] not in args.formats]
-    header = ["format", "options", "exports", "runs", "rows", "NMS", "TopK", "MB", "joints px", "persons", "AP", "time", "notes"]
     for fmt in args.formats:
         for options in CASES[fmt]:
             rows.append(isolated(args, fmt, options))
-            print(*cells(rows[-1]), sep=" | ", flush=True)
-        rows.sort(key=lambda r: list(CASES).index(r["format"]))
-        write("export", {"imgsz": args.imgsz, "rows": rows}, markdown(header, [cells(r) for r in rows]))
+            rows.sort(key=lambda r: list(CASES).index(r["format"]))
+            record = {"imgsz": args.imgsz, "ap": args.ap, "rows": rows}
+            write("export", record, markdown(HEADER, [cells(r) for r in rows]))
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.backends.base import BaseBackend
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, YAML
 
 from erpose_yolo.data.skeletons import joint_names, known_skeleton
 from erpose_yolo.oks import sigmas_for
+from erpose_yolo.quantize import float_pose
 
 HEAD = "ERPoseHead"
 LAYOUTS = {
@@ -42,8 +43,6 @@ NO_TOPK = {
     "edgetpu": "the Edge TPU has no TopK",
     "qnn": "the HTP has no TopK of floats",
 }
-# One scale for all columns of a row: scores of 0..1 beside pixels of 0..640 vanish unless the pixels are shares, too
-SHARED_SCALE = {("litert", 8), ("litert", "w8a16")}
 REFUSED = {
     "imx": "ultralytics builds box NMS into every pose model for the IMX500, and this model has no boxes to suppress",
     "hailo": "ultralytics' converter knows the layer names of YOLOv8, YOLO11 and YOLO26 heads only",
@@ -54,6 +53,7 @@ ALIASES = {
     "apple": "coreml", "ios": "coreml", "huawei": "ascend", "cann": "ascend", "om": "ascend", "vitis": "xilinx",
     "vitisai": "xilinx", "versal": "xilinx", "tflite": "litert", "tfjs": "litert",
 }  # fmt: skip
+EIGHT_BIT = (8, "w8a16", "w8a32")
 QUANTIZE = {"fp16": 16, "half": 16, "16": 16, "int8": 8, "8": 8, "fp32": 32, "32": 32}
 
 _ONNX = {"onnx": "onnx", "onnxslim": "onnxslim", "onnxruntime": "onnxruntime"}
@@ -80,6 +80,7 @@ CONVERTERS: dict[str, dict[str, str]] = {
     "executorch": {"executorch": "executorch"},
     "deepx": {"dx_com": "dx_com>=2.4.1", **_ONNX},
     "qnn": {"onnxruntime_qnn": "onnxruntime-qnn", **_ONNX},
+    "ascend": _ONNX,  # and CANN's atc, which is no pip package: ultralytics asks for it
     "xilinx": {"quark": "amd-quark>=0.13.0,<0.14.0", **_ONNX},
 }
 QUANTIZERS = {
@@ -134,11 +135,6 @@ def _need(wanted: dict[str, str], what: str) -> None:
         raise ModuleNotFoundError(f"{what} needs {', '.join(lacking)}, which this environment lacks: pip install {names}")
 
 
-def is_dense(fmt: str, quantize: object = None) -> bool:
-    """Tell whether a format gets a row per cell instead of the best ``max_det``."""
-    return fmt in NO_TOPK or (fmt, quantize) in SHARED_SCALE
-
-
 def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
     """Export a model.
 
@@ -157,8 +153,7 @@ def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
     fmt = format_of(kwargs.get("format") or model.overrides.get("format") or "torchscript")
     quantize = kwargs.get("quantize", 16 if kwargs.get("half") else 8 if kwargs.get("int8") else None)
     quantize = QUANTIZE.get(str(quantize).lower(), quantize)
-    static = quantize in (8, "w8a16", "w8a32")
-    _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if static else {}), f"format='{fmt}'")
+    _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if quantize in EIGHT_BIT else {}), f"format='{fmt}'")
     if kwargs.get("nms"):
         LOGGER.warning("nms=True is ignored: ER-Pose gives one row per person, there is nothing to suppress.")
     kwargs["nms"] = False
@@ -166,7 +161,7 @@ def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
-        with work.quiet():
+        with work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""):
             made = run(**kwargs)
             return work.publish(str(made))  # coreml gives a Path
     finally:
@@ -208,6 +203,7 @@ class _Work:
             source, target = self.folder / top, self.final / top
             for script in source.rglob("*.py") if source.is_dir() else ():  # sample code with paths in it
                 script.write_text(script.read_text().replace(self.folder.as_posix(), self.final.as_posix()))
+            _list_files(source)
             old = self.folder / f"old-{top}"
             if target.is_dir():  # a folder can only be renamed onto nothing
                 target.rename(old)
@@ -242,6 +238,14 @@ class _Work:
             LOGGER.removeFilter(keep)
 
 
+def _list_files(folder: Path) -> None:
+    """Add the sizes of a folder's files to its metadata, for :func:`check_file`."""
+    sidecar = folder / "metadata.yaml"
+    if sidecar.exists():
+        files = {f.relative_to(folder).as_posix(): f.stat().st_size for f in folder.rglob("*") if f.is_file() and f != sidecar}
+        YAML.save(sidecar, {**YAML.load(sidecar), "files": files})
+
+
 def prepare(exporter: Any, fmt: str) -> None:
     """Fit the exporter's own copy of the model to the format, and complete the metadata.
 
@@ -250,13 +254,16 @@ def prepare(exporter: Any, fmt: str) -> None:
         fmt: format.
     """
     head: Any = exporter.model.model[-1]
-    quantize = exporter.args.quantize
-    head.dense = is_dense(fmt, quantize)
-    shares = (fmt, quantize) in SHARED_SCALE
+    head.dense = fmt in NO_TOPK
+    shares = fmt == "edgetpu"
     if shares:
+        if head.kpt_shape[1] != 3:
+            raise ValueError("ultralytics' Edge TPU runtime expects joints of three columns (kpt_shape: [K, 3]).")
         head.register_forward_hook(Shares(exporter.imgsz, head.kpt_shape))
     if fmt == "ncnn":
         exporter.im = exporter.im[:1]  # its graphs have no batch: pnnx crashes on one, and the backend runs image by image
+    if fmt == "qnn":  # onnxruntime's shape inference, a step of this route, cannot read ReduceMax of later opsets
+        exporter.args.opset = exporter.args.opset or 17
     if head.dense:
         height, width = exporter.imgsz
         cells = sum(int(height / s) * int(width / s) for s in head.stride.tolist())
@@ -266,20 +273,20 @@ def prepare(exporter: Any, fmt: str) -> None:
 
 
 class Shares:
-    """Forward hook that turns pixels of rows into shares of the input's width and height."""
+    """Forward hook that turns pixels of rows into shares of the input's width and height.
+
+    The Edge TPU has one 8-bit scale for a whole tensor, in which scores of 0..1 vanish beside pixels of 0..640. Ultralytics'
+    runtime turns shares back into pixels.
+    """
 
     def __init__(self, imgsz: tuple[int, int], kpt_shape: list[int]) -> None:
-        self.scale = shares_scale(imgsz, kpt_shape)
+        height, width = imgsz
+        joints, values = kpt_shape
+        point = [1 / width, 1 / height]
+        self.scale = torch.tensor(point * 2 + [1.0, 1.0] + (point + [1.0] * (values - 2)) * joints)
 
     def __call__(self, module: nn.Module, args: Any, rows: Tensor) -> Tensor:
         return rows * self.scale.to(rows)
-
-
-def shares_scale(imgsz: tuple[int, int], kpt_shape: list[int]) -> Tensor:
-    """Factor per column of a row from pixels to shares."""
-    height, width = imgsz
-    joints, values = kpt_shape
-    return torch.tensor([1 / width, 1 / height] * 2 + [1.0, 1.0] + ([1 / width, 1 / height] + [1.0] * (values - 2)) * joints)
 
 
 def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -> dict[str, Any]:
@@ -310,20 +317,6 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
         "input": {"colour": "RGB", "range": [0, 1], "order": "BCHW", "resize": "letterbox", "padding": 114},
     }
     return text | ({"kpt_names": {k: list(v) for k, v in dict(per_class).items()}} if per_class else {})
-
-
-def restore_units(rows: Any, model: Any, shape: tuple[int, int]) -> Any:
-    """Rows in pixels whatever the export's units.
-
-    Args:
-        rows: network output, (B, R, 6 + K*D), alone or first in a list.
-        model: the AutoBackend that gave it, or a network.
-        shape: (height, width) of the network input.
-    """
-    rows = rows[0] if isinstance(rows, (list, tuple)) else rows
-    if str(getattr(model, "units", "")).startswith("shares"):
-        rows = rows / shares_scale(shape, list(model.kpt_shape)).to(rows)
-    return rows
 
 
 def format_of_file(path: str | Path) -> str | None:
@@ -358,7 +351,7 @@ def check_file(path: str | Path) -> None:
     Raises:
         FileNotFoundError: no such file.
         ModuleNotFoundError: its runtime is not installed; the message names the pip package.
-        ValueError: no metadata: damaged, or not exported by ultralytics.
+        ValueError: no metadata, or files of other sizes than exported: damaged, or not exported by ultralytics.
         TypeError: of another head.
     """
     fmt = format_of_file(path)
@@ -377,6 +370,11 @@ def check_file(path: str | Path) -> None:
             f"{path} is an export of a {metadata.get('head', 'model of unknown head')}, not of an ER-Pose model. Open it with "
             "ultralytics.YOLO."
         )
+    for name, size in metadata.get("files", {}).items() if Path(path).is_dir() else ():
+        file = Path(path) / name
+        found = file.stat().st_size if file.exists() else 0
+        if found != size:
+            raise ValueError(f"{file} is damaged: it has {found:,} of {size:,} bytes. Copy or export the model again.")
     _need(RUNTIMES.get(fmt, {}), f"Opening {path}")
 
 
@@ -399,3 +397,27 @@ def check_input(shape: tuple[int, ...], model: Any) -> None:
             f"Input of {shape[-2]} x {shape[-1]} px, but the file was exported for {height} x {width} px only. Resize it, or "
             f"export with imgsz={shape[-2]},{shape[-1]} or with dynamic=True."
         )
+
+
+def full_precision(model: Any, path: str | Path) -> None:
+    """Make OpenVINO compute a float32 export in float32.
+
+    Of its own accord it computes in bfloat16 on CPUs that can, which moves joints by up to a pixel. Who prefers that exports
+    with ``quantize=16``. No other runtime needs it.
+
+    Args:
+        model: AutoBackend.
+        path: its file.
+    """
+    backend: Any = getattr(model, "backend", None)
+    if getattr(model, "format", None) != "openvino" or backend.metadata.get("args", {}).get("quantize") not in (None, 32):
+        return
+    import openvino
+
+    float32 = openvino.Type.f32
+    options = backend.compile_model.keywords  # of the call that compiled it
+    if options["device_name"] != "CPU" or backend.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT") == float32:
+        return
+    options["config"]["INFERENCE_PRECISION_HINT"] = float32
+    file = next(Path(path).glob("*.xml")) if Path(path).is_dir() else Path(path)
+    backend.ov_compiled_model = backend.compile_model(openvino.Core().read_model(file))

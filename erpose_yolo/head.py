@@ -61,7 +61,9 @@ def _fill_bias(conv: nn.Conv2d, value: float) -> None:
 
 
 def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Best score of each row (..., 1) and its class (..., 1), in float, without the argmax and comparisons that ncnn lacks.
+    """Best score of each row (..., 1) and its class (..., 1), in float, of operators that every converter knows.
+
+    ncnn lacks argmax and comparisons, x2paddle's floor and ncnn's remainder fail; the floor of a quotient works in both.
 
     Args:
         scores: (..., C) in [0, 1].
@@ -69,7 +71,7 @@ def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
     if scores.shape[-1] == 1:
         return scores, scores * 0
     score = scores.amax(-1, keepdim=True)
-    is_best = (scores - score + 1).floor()  # 1 or 0
+    is_best = (scores - score + 1).floor_divide(1.0)  # 1 or 0
     back = torch.arange(scores.shape[-1] - 1, -1, -1, dtype=scores.dtype, device=scores.device)
     return score, scores.shape[-1] - 1 - (is_best * back).amax(-1, keepdim=True)  # the first of equal ones
 

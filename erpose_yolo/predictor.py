@@ -14,6 +14,14 @@ from erpose_yolo.decode import select_rows
 class ERPosePredictor(PosePredictor):
     """Stock pose predictor whose post-processing is a threshold."""
 
+    def setup_model(self, model: Any, verbose: bool = True) -> None:
+        """Open the network; an export computes in the precision that it was exported in."""
+        super().setup_model(model, verbose)
+        if hasattr(self.model, "units"):  # an export
+            from erpose_yolo.exporter import full_precision
+
+            full_precision(self.model, model or self.args.model)
+
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the network, after a check that the picture fits an export of fixed size."""
         if hasattr(self.model, "units"):
@@ -32,10 +40,6 @@ class ERPosePredictor(PosePredictor):
             **kwargs: what other predictors take (an IoU threshold, say); there is no NMS to use it.
         """
         rows = preds[0] if isinstance(preds, (list, tuple)) else preds
-        if hasattr(self.model, "units"):  # an export
-            from erpose_yolo.exporter import restore_units
-
-            rows = restore_units(rows, self.model, (img.shape[-2], img.shape[-1]))
         if not isinstance(orig_imgs, list):
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
         kept = select_rows(rows, self.args.conf, self.args.max_det, self.args.classes)

@@ -50,6 +50,10 @@ class ERPoseValidator(ExactPose, PoseValidator):
         sigmas = sigmas_for(ours[0], self.data.get("kpt_oks_sigmas"))  # before the stock check, which names no mend
         super().init_metrics(model)
         self.network = model
+        if hasattr(model, "units"):  # an export
+            from erpose_yolo.exporter import full_precision
+
+            full_precision(model, self.args.model)
         self.sigma = sigmas.numpy()
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> ERPoseDataset:
@@ -58,18 +62,17 @@ class ERPoseValidator(ExactPose, PoseValidator):
         return build_dataset(self.args, img_path, batch, self.data, mode, False, self.stride, fraction)
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Stock preprocessing; keeps the size of the network input."""
+        """Stock preprocessing, and a check that the pictures fit an export of fixed size."""
         batch = super().preprocess(batch)
-        self.input_shape = tuple(batch["img"].shape[-2:])
+        if hasattr(self.network, "units"):  # an export
+            from erpose_yolo.exporter import check_input
+
+            check_input(batch["img"].shape, self.network)
         return batch
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
         """Rows to per-image predictions: threshold and sort only."""
         rows = preds[0] if isinstance(preds, (list, tuple)) else preds
-        if hasattr(self.network, "units"):  # an export
-            from erpose_yolo.exporter import restore_units
-
-            rows = restore_units(rows, self.network, self.input_shape)
         return [
             {
                 "bboxes": row[:, :4],
@@ -84,9 +87,7 @@ class ERPoseValidator(ExactPose, PoseValidator):
         """Draw the labels of a validation batch as skeletons."""
         plot_skeletons(batch, batch["im_file"], self.save_dir / f"val_batch{ni}_labels.jpg", on_plot=self.on_plot)
 
-    def plot_predictions(
-        self, batch: dict[str, Any], preds: list[dict[str, Tensor]], ni: int, max_det: int | None = None
-    ) -> None:
+    def plot_predictions(self, batch: dict[str, Any], preds: list[dict[str, Tensor]], ni: int, max_det: int | None = None) -> None:
         """Draw the predictions of a validation batch as skeletons with scores."""
         if not preds:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import re
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import torch
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS, LOGGER
 
-from erpose_yolo import exporter
+from erpose_yolo import exporter, quantize
 from erpose_yolo.model import ERPose
 
 SIZE = 96
@@ -76,7 +77,7 @@ def test_other_runtimes_give_same_persons(fmt: str, checkpoint: Path) -> None:
         pytest.importorskip(module)
     path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
     assert exporter.read_metadata(path)["rows"] == ("dense" if fmt in DENSE else "topk")
-    same(path, checkpoint, 1.5 if fmt == "openvino" else 0.5)  # OpenVINO calculates in bfloat16 where a CPU has it
+    same(path, checkpoint)
 
 
 def test_onnx_has_no_nms_and_metadata_suffice(checkpoint: Path) -> None:
@@ -101,13 +102,60 @@ def test_nms_argument_is_ignored_with_a_warning(checkpoint: Path, log: list[str]
     assert "nms" not in str(torch.jit.load(path).inlined_graph)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_pose"),
+    [
+        ("/model.23/pose/joints.0/Conv", True),
+        ("/model.23/one2one_pose/tower.1/tower.1.0/conv/Conv", True),
+        ("/model.23/one2one_score.0/one2one_score.0.2/Conv", False),
+        ("/model.2/cv1/conv/Conv", False),
+        ("__module.model.23.pose.joints.0/aten::_convolution/Convolution", True),
+        ("__module.model.23.one2one_score.0.2/aten::_convolution/Convolution", False),
+    ],
+)
+def test_pose_branch_is_known_by_what_tracers_call_it(name: str, is_pose: bool) -> None:
+    assert bool(re.search(quantize.POSE, name)) is is_pose
+
+
+def test_litert_recipe_leaves_the_head_alone() -> None:
+    recipe = quantize._litert(lambda: [{"regex": ".*"}])()
+    assert recipe[0] == {"regex": ".*"} and recipe[1]["algorithm_key"] == "no_quantize" and len(recipe) == 2
+    assert re.search(recipe[1]["regex"], "erpose_yolo.network.ERPoseModel/erpose_yolo.head.ERPoseHead_23;34")
+    assert not re.search(recipe[1]["regex"], "erpose_yolo.network.ERPoseModel/ultralytics.nn.modules.conv.Conv_20;1")
+
+
+@pytest.mark.slow
+def test_int8_keeps_the_pose_branch_in_float(checkpoint: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    stock = quantization.quantize_static
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder / "val").mkdir(parents=True)
+    for i, photo in enumerate(sorted(ASSETS.glob("*.jpg"))):
+        (tmp_path / f"data/images/val/{i}.jpg").write_bytes(photo.read_bytes())
+        (tmp_path / f"data/labels/val/{i}.txt").write_text(" ".join(["0 0.5 0.5 0.5 0.5"] + ["0.5 0.5 2"] * 17) + "\n")
+    data = tmp_path / "data" / "data.yaml"
+    data.write_text(f"path: {data.parent}\ntrain: images/val\nval: images/val\nkpt_shape: [17, 3]\nnames: {{0: person}}\n")
+    path = ERPose(checkpoint).export(format="onnx", imgsz=SIZE, quantize=8, data=str(data))
+    assert quantization.quantize_static is stock
+    graph = onnx.load(path).graph
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    from_float = {
+        re.search(quantize.POSE, node.name) is not None: made_by.get(node.input[1]) != "DequantizeLinear"
+        for node in graph.node
+        if node.op_type == "Conv"
+    }
+    assert from_float == {True: True, False: False}
+    assert exporter.read_metadata(path)["head"] == "ERPoseHead"
+
+
 class FakeExporter:
     """As much of the stock exporter as prepare() reads."""
 
     def __init__(self, checkpoint: Path, quantize: int | None = None) -> None:
         self.model = ERPose(checkpoint).model.eval()
         self.model.model[-1].export = True
-        self.args = type("Args", (), {"quantize": quantize})()
+        self.args = type("Args", (), {"quantize": quantize, "opset": None})()
         self.im = torch.rand(1, 3, 64, 96)
         self.imgsz, self.metadata, self.output_shape = [64, 96], {}, (1, 300, 57)
 
@@ -124,14 +172,32 @@ def test_dense_rows_of_formats_without_topk(checkpoint: Path) -> None:
         assert (got[0] - row).abs().amax(1).min() < 1e-3
 
 
-def test_int8_formats_with_one_scale_get_shares(checkpoint: Path) -> None:
-    pixels, shares = FakeExporter(checkpoint, 8), FakeExporter(checkpoint, 8)
+def test_edge_tpu_gets_shares(checkpoint: Path) -> None:
+    pixels, shares = FakeExporter(checkpoint), FakeExporter(checkpoint)
     exporter.prepare(pixels, "ncnn")
-    exporter.prepare(shares, "litert")
-    backend = type("Backend", (), {"units": shares.metadata["units"], "kpt_shape": [17, 3]})()
-    rows = exporter.restore_units([shares.model(pixels.im)], backend, (64, 96))
-    torch.testing.assert_close(rows, pixels.model(pixels.im), rtol=1e-5, atol=1e-3)
-    assert exporter.restore_units(rows, object(), (64, 96)) is rows
+    exporter.prepare(shares, "edgetpu")
+    rows, wanted = shares.model(pixels.im), pixels.model(pixels.im)
+    assert shares.metadata["units"].startswith("shares") and pixels.metadata["units"].startswith("pixels")
+    for start in (0, 2, *range(6, 57, 3)):  # what ultralytics' runtime does with them
+        rows[..., start] *= 96
+        rows[..., start + 1] *= 64
+    torch.testing.assert_close(rows, wanted, rtol=1e-5, atol=1e-3)
+    two = FakeExporter(checkpoint)
+    two.model.model[-1].kpt_shape = [17, 2]
+    with pytest.raises(ValueError, match="three columns"):
+        exporter.prepare(two, "edgetpu")
+
+
+def test_files_of_a_folder_are_checked_by_size(tmp_path: Path) -> None:
+    folder = tmp_path / "a_ncnn_model"
+    folder.mkdir()
+    (folder / "model.bin").write_bytes(b"12345")
+    (folder / "metadata.yaml").write_text("head: ERPoseHead\n")
+    exporter._list_files(folder)
+    assert exporter.read_metadata(folder) == {"head": "ERPoseHead", "files": {"model.bin": 5}}
+    (folder / "model.bin").write_bytes(b"123")
+    with pytest.raises(ValueError, match="3 of 5 bytes"):
+        exporter.check_file(folder)
 
 
 def test_failed_export_keeps_the_good_file(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

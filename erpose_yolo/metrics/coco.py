@@ -146,27 +146,21 @@ def judge(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray | Seq
     return dict(zip(STATS, (float(v) for v in evaluation.stats)))
 
 
-def keypoint_ap(
-    truth: Sequence[tuple[np.ndarray, np.ndarray]],
-    found: Sequence[tuple[np.ndarray, np.ndarray]],
-    sigmas: np.ndarray,
-) -> dict[str, float]:
-    """COCO key point metrics of one class, from arrays.
+def from_arrays(
+    truth: Sequence[tuple[np.ndarray, np.ndarray]], found: Sequence[tuple[np.ndarray, np.ndarray]], k: int
+) -> tuple[GroundTruth, Predictions]:
+    """Persons and predictions of one class, from arrays.
 
     Args:
         truth: per image, joints (N, K, 3) in pixels with visibility, and areas (N,) in square pixels.
-        found: per image, joints (M, K, 2 or 3) in pixels and scores (M,). The best 20 of an image count.
-        sigmas: (K,) OKS sigmas.
-
-    Returns:
-        The ten figures of pycocotools by name, -1 where undefined.
+        found: per image, joints (M, K, 2 or 3) in pixels and scores (M,).
+        k: number of joints K.
 
     Raises:
         ValueError: truth and found are not of the same images.
     """
     if len(truth) != len(found):
         raise ValueError(f"{len(truth)} images of truth, but {len(found)} of predictions")
-    k = len(sigmas)
     joints = np.concatenate([np.asarray(t[0], np.float64).reshape(-1, k, 3) for t in truth])
     poses = np.concatenate([np.asarray(f[0], np.float64)[..., :2].reshape(-1, k, 2) for f in found])
     low, high = joints[..., :2].min(1), joints[..., :2].max(1)
@@ -192,4 +186,22 @@ def keypoint_ap(
         joints=poses,
         area=extent_area(poses),
     )
+    return persons, predictions
+
+
+def keypoint_ap(
+    truth: Sequence[tuple[np.ndarray, np.ndarray]],
+    found: Sequence[tuple[np.ndarray, np.ndarray]],
+    sigmas: np.ndarray,
+) -> dict[str, float]:
+    """COCO key point metrics of one class, from arrays; the best 20 predictions of an image count.
+
+    Args:
+        truth, found: as :func:`from_arrays` takes them.
+        sigmas: (K,) OKS sigmas.
+
+    Returns:
+        The ten figures of pycocotools by name, -1 where undefined.
+    """
+    persons, predictions = from_arrays(truth, found, len(sigmas))
     return stats_of(accumulate(match(persons, predictions, np.asarray(sigmas))))

@@ -1,0 +1,242 @@
+"""Side by side: erpose-n and its peers trained on the same data with the same budget, and judged by one ruler.
+
+    python benchmarks/compare.py --track synth
+    python benchmarks/compare.py --track synth --ablation
+    python benchmarks/compare.py --track mini --data path/to/coco-mini/data.yaml
+    python benchmarks/compare.py --track crowd --data path/to/crowd/data.yaml
+    python benchmarks/compare.py --track pretrained --data path/to/coco-mini/data.yaml --start crowd
+    python benchmarks/compare.py --track coco --data coco-people.yaml --device 0
+
+Every contestant is trained by Ultralytics' own trainer from random weights (track ``pretrained``: from its own weights of the
+track ``--start``), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval`` judges what is
+deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished run is not
+repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import torch
+from ultralytics import YOLO
+from ultralytics.utils import TQDM, YAML
+
+from erpose_yolo import ERPose
+from erpose_yolo.metrics.evaluate import evaluate
+
+STAGES = (0.1, 0.25, 0.5, 1.0)
+PEERS = ("yolov8n-pose", "yolo11n-pose", "yolo26n-pose")
+OURS = ("erpose-n", "erpose11-n", "erpose8-n")
+# One optimiser for all: what Ultralytics' optimizer=auto takes for runs of this length and one class.
+TRAIN = {"optimizer": "AdamW", "lr0": 2e-3, "momentum": 0.9, "warmup_epochs": 1.0, "warmup_bias_lr": 0.0}
+# Small pictures and short runs bear little augmentation: no mosaic, which shows people at half their size.
+SHORT = {"mosaic": 0.0, "scale": 0.3, "close_mosaic": 0}
+TRACKS: dict[str, dict[str, Any]] = {
+    "synth": {"data": "synth-people.yaml", "imgsz": 160, "batch": 8, "epochs": 6, **SHORT},
+    "mini": {"imgsz": 192, "batch": 8, "epochs": 30, **SHORT},
+    "crowd": {"imgsz": 192, "batch": 8, "epochs": 4, **SHORT},
+    "pretrained": {"imgsz": 192, "batch": 8, "epochs": 10, **SHORT},
+    "coco": {"data": "coco-people.yaml", "imgsz": 640, "batch": 128, "epochs": 300},
+    "crowdpose": {"data": "crowdpose.yaml", "imgsz": 640, "batch": 128, "epochs": 300},
+}
+# The seven parts, each off or swapped, one at a time; then what is open in the design.
+ABLATION: dict[str, dict[str, Any]] = {
+    "box branch added": {"boxes": "learned"},
+    "no heatmaps": {"heatmap_gain": 0},
+    "heatmaps on all levels": {"heatmap_levels": "all"},
+    "offsets from a person centre": {"offsets": "centre"},
+    "assigned by box IoU": {"assigner": "iou"},
+    "assigned by nearness": {"assigner": "centre"},
+    "one-to-one alone": {"supervision": "one2one"},
+    "one-to-many alone": {"supervision": "one2many"},
+    "stock OKS loss": {"pose_loss": "oks"},
+    "log OKS loss": {"pose_loss": "log_oks"},
+    "Laplace loss": {"pose_loss": "laplace"},
+    "hard score target": {"score_target": "hard"},
+    "separate pose branch": {"pose_branch": "separate"},
+    "depth-wise tower": {"tower": "depthwise"},
+    "plain tower": {"tower": "plain"},
+    "width 48": {"width": 48},
+    "width 80": {"width": 80},
+    "no level gate": {"gate": [0, 1e6]},
+}
+
+
+def name_of(model: str, label: str) -> str:
+    return f"{model}: {label}" if label else model
+
+
+def open_model(model: str, settings: dict[str, Any], folder: Path) -> YOLO:
+    """A contestant with random weights."""
+    if not model.startswith("erpose"):
+        return YOLO(f"{model}.yaml")
+    if not settings:
+        return ERPose(f"{model}.yaml")
+    from erpose_yolo import catalog
+
+    yaml = YAML.load(catalog.find_model(f"{model}.yaml")[0])
+    file = folder / f"{model}.yaml"
+    YAML.save(file, {**yaml, "erpose": {**(yaml.get("erpose") or {}), **settings}})
+    return ERPose(str(file))
+
+
+def judge(weights: Path, args: argparse.Namespace, mode: bool | None) -> dict[str, float]:
+    """Figures of weights on the validation split.
+
+    Args:
+        weights: checkpoint.
+        args: of the command line.
+        mode: Ultralytics' ``nms`` argument: False for one-to-one scores, True for box NMS, None where there is no choice.
+    """
+    options = {} if mode is None else {"nms": mode}
+    report = evaluate(
+        str(weights), args.data, imgsz=args.imgsz, batch=16, device=args.device, workers=0, plots=False, verbose=False,
+        save_dir=args.out / "eval", **options,
+    )  # fmt: skip
+    coco, crowd = report["coco"], report["crowding"]
+    crowded = report.get("by_crowd_index") or report.get("crowdpose") or {}
+    return {
+        **{k: coco[k] for k in ("AP", "AP50", "AP75", "AR")},
+        **{k: v for k, v in crowded.items() if isinstance(v, (int, float))},
+        "duplicates": crowd["duplicate_rate"],
+        "misses": crowd["miss_rate"],
+    }
+
+
+def modes(model: str) -> dict[str, bool | None]:
+    """How a contestant is deployed: label -> Ultralytics' ``nms`` argument."""
+    if model.startswith("erpose"):
+        return {"": None}
+    return {" one-to-one": False, " NMS": True} if "26" in model else {" NMS": True}
+
+
+def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train a contestant and judge it at each stage of the budget, in each of its modes."""
+    folder = args.out / args.track / f"{name_of(model, label).replace(': ', '-').replace(' ', '-')}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.start:
+        start = args.out / args.start / f"{model}-{seed}" / "weights" / "last.pt"
+        yolo = YOLO(str(start))
+    else:
+        yolo = open_model(model, settings, folder)
+    marks = [max(1, round(share * args.epochs)) for share in STAGES]
+    curve: dict[str, list[dict[str, Any]]] = {mode: [] for mode in modes(model)}
+    paused = 0.0
+
+    def after_save(trainer: Any) -> None:
+        nonlocal paused
+        epoch = trainer.epoch + 1
+        if epoch not in marks:
+            return
+        begin = time.perf_counter()
+        for mode, nms in modes(model).items():
+            curve[mode] += [{"epoch": epoch, **judge(trainer.last, args, nms)}] * marks.count(epoch)
+        paused += time.perf_counter() - begin
+
+    def before(trainer: Any) -> None:
+        trainer.model.to(memory_format=torch.channels_last)  # a fifth faster on this CPU, for all
+
+    yolo.add_callback("on_train_start", before)
+    yolo.add_callback("on_model_save", after_save)
+    begin = time.perf_counter()
+    yolo.train(
+        data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed, device=args.device,
+        workers=args.workers, cache="ram", val=False, plots=False, verbose=False, pretrained=bool(args.start),
+        project=str((args.out / args.track).absolute()), name=folder.name, exist_ok=True, **TRAIN, **args.augment,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begin - paused
+    record = {"model": model, "label": label, "settings": settings, "seed": seed, "seconds": round(seconds)}
+    return [{**record, "mode": mode, "curve": curve[mode]} for mode in curve]
+
+
+def contestants(args: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(model, label, settings) in the order of the table."""
+    for model in args.models:
+        yield model, "", {}
+    for label, settings in ABLATION.items() if args.ablation else ():
+        if not args.only or label in args.only:
+            yield OURS[0], label, settings
+    for label, settings in args.settings.items():
+        yield OURS[0], label, settings
+
+
+def cell(values: list[float], digits: int = 1, scale: float = 100) -> str:
+    """Mean and range over seeds."""
+    mean = f"{statistics.mean(values) * scale:.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values) * scale:.{digits}f} to {max(values) * scale:.{digits}f})"
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """The runs as Markdown, one row per contestant and mode; AP and rates in per cent."""
+    rows, groups = [], {}
+    for r in runs:
+        groups.setdefault(name_of(r["model"], r["label"]) + r["mode"], []).append(r)
+    for name, of in groups.items():
+        last = [r["curve"][-1] for r in of]
+        early = [f"{np.mean([r['curve'][i]['AP'] for r in of]) * 100:.1f}" for i in range(len(STAGES) - 1)]
+        hard = [v["AP hard"] if "AP hard" in v else v.get("AP_hard", float("nan")) for v in last]
+        rows.append(
+            [name, len(of), *early]
+            + [cell([v["AP"] for v in last])]
+            + [f"{np.mean([v[k] for v in last]) * 100:.1f}" for k in ("AP50", "AP75", "AR")]
+            + [f"{np.mean(hard) * 100:.1f}"]
+            + [cell([v[k] for v in last]) for k in ("duplicates", "misses")]
+        )
+    header = ["model", "seeds", *(f"AP at {s:.0%}" for s in STAGES[:-1]), "AP (range)", "AP50", "AP75", "AR"]
+    return common.markdown([*header, "AP crowded", "duplicates / 100 persons", "misses / 100 persons"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--track", required=True, choices=TRACKS)
+    parser.add_argument("--data", help="data YAML; tracks synth, coco and crowdpose have one of their own")
+    parser.add_argument("--models", nargs="*", default=[*PEERS, *OURS])
+    parser.add_argument("--ablation", action="store_true", help="also erpose-n with each part off or swapped")
+    parser.add_argument("--only", nargs="+", help="some rows of the ablation")
+    parser.add_argument("--settings", type=json.loads, default={}, help='more rows, JSON: {"label": {"key": value}}')
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--start", help="track whose weights a contestant begins with")
+    for name in ("epochs", "imgsz", "batch"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder for weights")
+    parser.add_argument("--name", help="of the result files, compare-TRACK")
+    args = parser.parse_args()
+    preset = dict(TRACKS[args.track])
+    for key in ("data", "epochs", "imgsz", "batch"):
+        given, own = getattr(args, key), preset.pop(key, None)
+        setattr(args, key, own if given is None else given)
+    if not args.data:
+        parser.error(f"--track {args.track} needs --data")
+    args.augment = preset
+    name = args.name or f"compare-{args.track}"
+
+    budget = {k: getattr(args, k) for k in ("track", "epochs", "imgsz", "batch", "start", "augment")} | {"train": TRAIN}
+    file = common.RESULTS / f"{name}.json"
+    old = json.loads(file.read_text()) if file.exists() else {}
+    if old and old["budget"] != budget:
+        parser.error(f"{file} holds runs of another budget, {old['budget']}. Give --name for a second table.")
+    runs = old.get("runs", [])
+    todo = [(s, *c) for s in args.seeds for c in contestants(args)]
+    for seed, model, label, settings in TQDM(todo, desc=name, disable=False):
+        same = {"model": model, "label": label, "settings": settings, "seed": seed}
+        if any(same.items() <= r.items() for r in runs):
+            continue
+        runs += run(model, label, settings, seed, args)
+        what = f"{args.track}: {args.epochs} epochs, {args.imgsz} px, batch {args.batch}"
+        common.write(name, {"budget": budget, "runs": runs}, f"{what}\n\n{table(runs)}")
+
+
+if __name__ == "__main__":
+    main()

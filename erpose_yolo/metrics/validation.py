@@ -60,7 +60,7 @@ class ExactPose:
             ValueError: kpt_shape of data and model differ.
         """
         this: Any = self
-        network = getattr(model, "model", None)  # stock models have had a kpt_shape since 8.4.175, their heads always
+        network: Any = getattr(model, "model", None)  # stock models have had a kpt_shape since 8.4.175, their heads always
         parts = network.modules() if hasattr(network, "modules") else ()
         heads = (part.kpt_shape for part in parts if hasattr(part, "kpt_shape"))
         ours, theirs = list(this.data["kpt_shape"]), getattr(model, "kpt_shape", None) or next(heads, None)

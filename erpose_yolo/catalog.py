@@ -114,9 +114,7 @@ def find_model(name: str | Path) -> tuple[Path, str] | None:
             return file, scale or SCALES[0]
     shipped = ", ".join(_scaled_name(family, "{" + ",".join(SCALES) + "}") for family in _families())
     where = "" if bare else f" (nor {family}.yaml in that folder)"
-    raise FileNotFoundError(
-        f"'{name}' does not exist{where}. Models that ship with erpose-yolo, by bare name: {shipped}."
-    )
+    raise FileNotFoundError(f"'{name}' does not exist{where}. Models that ship with erpose-yolo, by bare name: {shipped}.")
 
 
 def _families() -> list[str]:

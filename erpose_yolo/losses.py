@@ -285,9 +285,7 @@ class ERPoseLoss:
         raw = branch["offsets"][scene.targets.image[person], :, :, cell]
         return decode_joints(raw, scene.centres.T[cell], scene.strides.T[cell])
 
-    def _boxes(
-        self, branch: dict[str, Tensor], joints: Tensor, person: Tensor, cell: Tensor, scene: Scene
-    ) -> Tensor:
+    def _boxes(self, branch: dict[str, Tensor], joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
         """(D, 4) corners in pixels, of the learned branch where there is one, else derived from the joints."""
         if "box" in branch:
             sides = branch["box"][scene.targets.image[person], :, cell]  # (D, 4)

@@ -151,9 +151,7 @@ class ERPoseModel(PoseModel):
         last = f"model.{len(self.model) - 1}."
         same_head = isinstance(source, ERPoseModel)
         taken = {
-            k: v
-            for k, v in theirs.items()
-            if k in ours and ours[k].shape == v.shape and (same_head or not k.startswith(last))
+            k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape and (same_head or not k.startswith(last))
         }
         self.load_state_dict(taken, strict=False)
         self.pt_path = getattr(source, "pt_path", None)

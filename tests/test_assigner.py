@@ -82,9 +82,7 @@ def test_candidates_are_distinct() -> None:
         assert min(cells) >= 0 and max(cells) < NUM_CELLS
 
 
-@pytest.mark.parametrize(
-    ("size", "levels"), [(4, {0}), (40, {0, 1}), (80, {0, 1, 2}), (97, {1, 2}), (200, {2}), (5000, {2})]
-)
+@pytest.mark.parametrize(("size", "levels"), [(4, {0}), (40, {0, 1}), (80, {0, 1, 2}), (97, {1, 2}), (200, {2}), (5000, {2})])
 def test_levels_are_gated_by_size(size: float, levels: set[int]) -> None:
     """Small persons are learnt on fine levels, large ones on coarse levels, and none goes without."""
     joints = person((5, 5), (75, 60))

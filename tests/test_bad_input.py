@@ -275,9 +275,7 @@ def test_tensor_whose_size_is_no_multiple_of_the_stride(shape: tuple[int, int], 
         model(torch.zeros(2, 3, *shape))
 
 
-def test_unsupported_ultralytics_is_one_warning_and_work_goes_on(
-    monkeypatch: pytest.MonkeyPatch, log: list[str]
-) -> None:
+def test_unsupported_ultralytics_is_one_warning_and_work_goes_on(monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
     """Another Ultralytics: one warning that names the range, and the models still run."""
     monkeypatch.setattr("ultralytics.__version__", "8.9.1")
     monkeypatch.setattr(compat, "_warned", False)

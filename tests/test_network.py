@@ -18,9 +18,7 @@ from erpose_yolo.config import CHOICES
 from erpose_yolo.network import Criterion, load_model_yaml, to_targets
 
 
-def make_model(
-    name: str = "erpose-n.yaml", seed: int = 0, block: dict[str, Any] | None = None, **kw: Any
-) -> ERPoseModel:
+def make_model(name: str = "erpose-n.yaml", seed: int = 0, block: dict[str, Any] | None = None, **kw: Any) -> ERPoseModel:
     """A model in evaluation mode whose batch norms have seen a picture, with the arguments that a trainer sets."""
     torch.manual_seed(seed)
     cfg = load_model_yaml(name)
@@ -160,8 +158,7 @@ def test_stock_trunk_is_transferred(log: list[str]) -> None:
     assert all(torch.equal(v, head[k]) for k, v in model.model[-1].state_dict().items())
     total = len(ours)
     assert any(
-        f"{len(trunk)}/{total} tensors" in m and f"trunk {len(trunk)}/{len(trunk)}, head 0/{total - len(trunk)}" in m
-        for m in log
+        f"{len(trunk)}/{total} tensors" in m and f"trunk {len(trunk)}/{len(trunk)}, head 0/{total - len(trunk)}" in m for m in log
     )
 
 
@@ -199,9 +196,7 @@ def test_every_parameter_of_the_default_learns() -> None:
     total.sum().backward()
     assert total.isfinite().all() and set(items) == {"pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss"}
     learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    assert (
-        len(learning) > 300 and [n for n, p in learning.items() if p.grad is None or not p.grad.abs().max() > 0] == []
-    )
+    assert len(learning) > 300 and [n for n, p in learning.items() if p.grad is None or not p.grad.abs().max() > 0] == []
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 

@@ -88,9 +88,7 @@ def test_equals_pycocotools(joints: int) -> None:
         pred = xy + rng.normal(0, 1, xy.shape) * side * rng.choice([0.01, 0.1])
         area = side.prod(2).ravel() * 0.6
         wanted = coco_oks(pred, target, area, np.concatenate((low, side), 2)[:, 0], sigmas.double().numpy())
-        ours = oks(
-            torch.from_numpy(pred)[:, None], torch.from_numpy(target)[None], torch.from_numpy(area), sigmas.double()
-        )
+        ours = oks(torch.from_numpy(pred)[:, None], torch.from_numpy(target)[None], torch.from_numpy(area), sigmas.double())
         assert np.abs(wanted - ours.numpy()).max() < 1e-6
         assert wanted.max() > 0.1  # the comparison is not one of zeros
 
@@ -125,9 +123,7 @@ def test_coco_sigmas_are_pycocotools() -> None:
     assert np.allclose(sigmas_for(17).numpy(), Params("keypoints").kpt_oks_sigmas)
 
 
-@pytest.mark.parametrize(
-    "custom", [[0.1] * 16, [0.1] * 18, [], [0.1] * 16 + [0.0], [0.1] * 16 + [float("nan")], [-0.1] * 17]
-)
+@pytest.mark.parametrize("custom", [[0.1] * 16, [0.1] * 18, [], [0.1] * 16 + [0.0], [0.1] * 16 + [float("nan")], [-0.1] * 17])
 def test_wrong_sigmas_are_named(custom: list[float]) -> None:
     """Sigmas that do not fit the joints stop the run with both numbers and the key to mend."""
     with pytest.raises(ValueError, match="kpt_oks_sigmas must hold 17 ") as caught:

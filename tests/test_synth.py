@@ -234,9 +234,7 @@ def test_scenes_are_consistent() -> None:
             assert (keypoints[keypoints[..., 2] == 0] == 0).all()
             inside = keypoints[keypoints[..., 2] > 0]
             assert (inside[:, :2] >= 0).all() and (inside[:, 0] < width).all() and (inside[:, 1] < height).all()
-            for box, points in zip(
-                boxes, keypoints, strict=True
-            ):  # a joint that is seen lies in the box of what is seen
+            for box, points in zip(boxes, keypoints, strict=True):  # a joint that is seen lies in the box of what is seen
                 seen = points[points[:, 2] == 2, :2]
                 assert (seen >= box[:2] - 1.5).all() and (seen <= box[2:] + 1.5).all()
     assert persons > 120
@@ -356,10 +354,7 @@ def test_two_at_once(tmp_path: Path) -> None:
         "generate(Path(sys.argv[1]), SynthConfig(images=12, val_images=2, size=64, seed=5), workers=1)"
     )
     repository = Path(__file__).parents[1]
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=repository, stderr=subprocess.DEVNULL)
-        for _ in range(2)
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=repository, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [p.wait(60) for p in both] == [0, 0]
     assert dataset_module.is_complete(root, SynthConfig(images=12, val_images=2, size=64, seed=5))
     assert len(list(root.glob("images/*/*.jpg"))) == len(list(root.glob("labels/*/*.txt"))) == 14

@@ -78,9 +78,7 @@ def test_log_names_our_losses(run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["results.png", "train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "labels.jpg"]
-)
+@pytest.mark.parametrize("name", ["results.png", "train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "labels.jpg"])
 def test_pictures_of_the_run(run: Path, name: str) -> None:
     """The pictures exist and show something."""
     picture = cv2.imread(str(run / name))
@@ -155,9 +153,7 @@ def test_resume(tiny_dataset: Path, tmp_path: Path, error: type[BaseException]) 
     model = ERPose("erpose-n.yaml")
     model.add_callback("on_train_epoch_start", cut)
     with pytest.raises(error, match="power cut"):
-        model.train(
-            data=str(tiny_dataset), epochs=3, plots=False, val=False, project=str(tmp_path), name="cut", **SMALL
-        )
+        model.train(data=str(tiny_dataset), epochs=3, plots=False, val=False, project=str(tmp_path), name="cut", **SMALL)
     last = tmp_path / "cut" / "weights" / "last.pt"
     assert load_pt(last)["epoch"] == 0
 
@@ -197,9 +193,7 @@ def test_validation_and_prediction_without_nms(
 @pytest.mark.slow
 def test_training_without_nms(tiny_dataset: Path, tmp_path: Path, no_nms: None) -> None:
     """The validation inside training is NMS-free, too."""
-    ERPose("erpose-n.yaml").train(
-        data=str(tiny_dataset), epochs=1, plots=False, project=str(tmp_path), name="r", **SMALL
-    )
+    ERPose("erpose-n.yaml").train(data=str(tiny_dataset), epochs=1, plots=False, project=str(tmp_path), name="r", **SMALL)
     assert (tmp_path / "r" / "weights" / "best.pt").is_file()
 
 

@@ -37,22 +37,14 @@ def bench(cfg: SynthConfig, seconds: float) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments and do what they ask."""
     default = SynthConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m erpose_yolo.data.synth", description="Make synthetic pictures of people."
-    )
+    parser = argparse.ArgumentParser(prog="python -m erpose_yolo.data.synth", description="Make synthetic pictures of people.")
     parser.add_argument("--out", type=Path, help="write a data set into this folder")
     parser.add_argument("--images", type=int, default=default.images, help="training pictures (%(default)s)")
     parser.add_argument("--val", type=int, default=default.val_images, help="validation pictures (%(default)s)")
     parser.add_argument("--size", type=int, default=default.size, help="long side in px (%(default)s)")
-    parser.add_argument(
-        "--people", type=int, nargs=2, default=default.people, metavar=("MIN", "MAX"), help="persons per picture"
-    )
-    parser.add_argument(
-        "--crowding", type=float, default=default.crowding, help="wanted mean largest box IoU, 0 to 0.8"
-    )
-    parser.add_argument(
-        "--empty", type=float, default=default.empty, help="fraction of pictures without people (%(default)s)"
-    )
+    parser.add_argument("--people", type=int, nargs=2, default=default.people, metavar=("MIN", "MAX"), help="persons per picture")
+    parser.add_argument("--crowding", type=float, default=default.crowding, help="wanted mean largest box IoU, 0 to 0.8")
+    parser.add_argument("--empty", type=float, default=default.empty, help="fraction of pictures without people (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--aspect", type=float, default=default.aspect, help="width / height (%(default)s)")
     parser.add_argument("--workers", type=int, default=None, help="processes (all cores)")

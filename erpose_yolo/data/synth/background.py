@@ -13,9 +13,7 @@ _R = np.random.Generator
 
 
 def _colour(rng: _R, saturation: int = 120, low: int = 40, high: int = 245) -> Colour:
-    pixel = np.array(
-        [[[rng.integers(180), int(saturation * rng.random() ** 1.7), rng.integers(low, high + 1)]]], np.uint8
-    )
+    pixel = np.array([[[rng.integers(180), int(saturation * rng.random() ** 1.7), rng.integers(low, high + 1)]]], np.uint8)
     blue, green, red = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].tolist()
     return (blue, green, red)
 
@@ -158,9 +156,7 @@ def _outdoor(rng: _R, image: Image, horizon: float) -> None:
             cv2.fillPoly(image, [ridge.astype(np.int32)], _vary(rng, (110, 125, 100), 0.35))
     if line < height - 2:
         ground = image[line:]
-        near = _vary(
-            rng, ((50, 120, 80), (95, 95, 98), (150, 185, 210), (80, 100, 125), (235, 232, 230))[rng.integers(5)], 0.25
-        )
+        near = _vary(rng, ((50, 120, 80), (95, 95, 98), (150, 185, 210), (80, 100, 125), (235, 232, 230))[rng.integers(5)], 0.25)
         _gradient(ground, _vary(rng, near, 0.12), near)
         if rng.random() < 0.3:
             _floor(rng, image, horizon, _pattern(rng))

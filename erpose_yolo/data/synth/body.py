@@ -140,9 +140,7 @@ def _limb_rings(side: str) -> list[_Ring]:
             frames = {bones[1]: 0.5, bones[2]: 0.5}
         else:
             frames = {bones[i]: 1.0}
-        rings.append(
-            _Ring(f"{side}_arm", {arm[i]: 1 - t, arm[i + 1]: t}, frames, (0, 0, 0), rx, rz, "body", False, reach)
-        )
+        rings.append(_Ring(f"{side}_arm", {arm[i]: 1 - t, arm[i + 1]: t}, frames, (0, 0, 0), rx, rz, "body", False, reach))
     hand = {bones[2]: 1.0}
     for y, z, r, reach in ((-0.008, 0.010, 0.006, 2.2), (-0.032, 0.026, 0.0075, 2.3), (-0.058, 0.032, 0.004, 2.6)):
         rings.append(_Ring(f"{side}_thumb", {arm[2]: 1}, hand, (0, y, z), r, r, "bone", False, reach))
@@ -173,9 +171,7 @@ def _limb_rings(side: str) -> list[_Ring]:
         i = min(int(reach), 1)
         t = reach - i
         frames = {bones[0]: 0.5, bones[1]: 0.5} if abs(reach - 1.0) < 0.01 else {bones[i]: 1.0}
-        rings.append(
-            _Ring(f"{side}_leg", {leg[i]: 1 - t, leg[i + 1]: t}, frames, (0, 0, z), rx, rz, "body", False, reach)
-        )
+        rings.append(_Ring(f"{side}_leg", {leg[i]: 1 - t, leg[i + 1]: t}, frames, (0, 0, z), rx, rz, "body", False, reach))
     for z, y, rx, ry in (
         (-0.038, -0.018, 0.008, 0.010), (-0.030, -0.018, 0.018, 0.022), (0.0, -0.014, 0.021, 0.028),
         (0.040, -0.022, 0.023, 0.021), (0.080, -0.029, 0.027, 0.014), (0.105, -0.033, 0.022, 0.010),
@@ -267,9 +263,7 @@ def _table() -> list[_Ring]:
             (1.13, 0.03, 0.03, -0.1),
         ),
     )
-    on_head(
-        "hat_peak", ((0.36, 0.5, 0.1, 1.25), (0.38, 0.62, 0.62, 0.75), (0.46, 0.6, 0.5, 0.6), (0.52, 0.3, 0.2, 0.6))
-    )
+    on_head("hat_peak", ((0.36, 0.5, 0.1, 1.25), (0.38, 0.62, 0.62, 0.75), (0.46, 0.6, 0.5, 0.6), (0.52, 0.3, 0.2, 0.6)))
     on_head(
         "hat_brim",
         ((0.32, 0.8, 0.95, 0.0), (0.36, 1.5, 1.65, -0.05), (0.42, 1.48, 1.63, -0.05), (0.5, 0.72, 0.9, -0.05)),
@@ -507,9 +501,7 @@ def _drape(t: _Tables, verts: Array, centres: Array, points: Array, outfit: Outf
     thick = h * (0.058 - 0.014 * np.clip(reach, 0, 1.2)) + 0.01 + 0.03 * outfit.flare * h * np.clip(reach, 0, 2)
     rx, rz = gap / 2 + thick, 1.12 * thick + 0.012
     verts[rings] = (
-        centres[rings][:, None]
-        + (x_axis * rx)[:, None] * t.sin[None, :, None]
-        + (z_axis * rz)[:, None] * t.cos[None, :, None]
+        centres[rings][:, None] + (x_axis * rx)[:, None] * t.sin[None, :, None] + (z_axis * rz)[:, None] * t.cos[None, :, None]
     )
 
 

@@ -217,9 +217,7 @@ def draw_skeletons(image: NDArray[np.uint8], boxes: Array, keypoints: Array) -> 
                 cv2.circle(image, spot, 2 * thick, colour, -1 if v == 2 else 1, cv2.LINE_AA)
 
 
-def contact_sheet(
-    cfg: SynthConfig, n: int = 24, path: Path | str = "synth-contact-sheet.jpg", overlays: int | None = None
-) -> Path:
+def contact_sheet(cfg: SynthConfig, n: int = 24, path: Path | str = "synth-contact-sheet.jpg", overlays: int | None = None) -> Path:
     """Write a grid of pictures, the last ones with their skeletons.
 
     Args:

@@ -196,10 +196,7 @@ def place(
             partner = int(lone[0]) if len(lone) else int(rng.integers(k))
             step = 0.8 * max(0.0, crowding - 0.5)  # uneven ground lets the densest groups show
             spread = np.exp(rng.normal(0, 0.5, (tries, 1)))  # mostly close, some farther away
-            spots = (
-                places[partner]
-                + rng.normal(0, 1, (tries, 3)) * (0.45 - 0.3 * crowding, step, 0.38 - 0.25 * crowding) * spread
-            )
+            spots = places[partner] + rng.normal(0, 1, (tries, 3)) * (0.45 - 0.3 * crowding, step, 0.38 - 0.25 * crowding) * spread
             spots[:, 2] = np.maximum(spots[:, 2], 0.9)
         else:
             depth = np.maximum(distance * np.exp(rng.normal(0, 0.28 if len(actors) > 1 else 0.1, tries)), 1.0)
@@ -214,9 +211,7 @@ def place(
         best = 0
         if crowd:
             # whole boxes are cheap and choose a few spots; what stays visible of everybody decides between those
-            lacking = np.abs(box_iou(found, boxes).max(1) - crowding * (1 + 0.3 * crowding)) + 10.0 * (
-                area < MIN_PIXELS
-            )
+            lacking = np.abs(box_iou(found, boxes).max(1) - crowding * (1 + 0.3 * crowding)) + 10.0 * (area < MIN_PIXELS)
             cost = np.inf
             for i in np.argsort(lacking)[: 14 if crowding < 0.55 else 60].tolist():
                 mask = _coarse(pixels[i], shape, cell)
@@ -268,9 +263,7 @@ def label(actors: Sequence[Actor], indices: Sequence[int], raster: Raster, camer
         box = np.array((x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1), float)
         pixels, z = camera.project(actor.joints)
         to_lens = camera.to_camera(actor.joints[:5])
-        turned = np.einsum(
-            "ij,ij->i", actor.facing @ camera.rotation.T, to_lens / np.linalg.norm(to_lens, axis=1, keepdims=True)
-        )
+        turned = np.einsum("ij,ij->i", actor.facing @ camera.rotation.T, to_lens / np.linalg.norm(to_lens, axis=1, keepdims=True))
         inside = (z > 0.1) & (pixels >= 0).all(1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
         at = np.where(inside[:, None], pixels, 0).astype(np.int64)
         # its pixel and the eight around: a joint at the silhouette may fall just beside it
@@ -323,9 +316,7 @@ def _props(rng: _R, actors: Sequence[Actor], camera: Camera, distance: float, wi
                     side = np.array((ahead[2], 0, -ahead[0]))
                     foot = seat + side * (sx * 0.85 * half) + ahead * (sz * 0.85 * half)
                     tall = (top - floor) / 2 - 0.03
-                    things.append(
-                        box_mesh((foot[0], floor + tall, foot[2]), (0.02, max(tall, 0.02), 0.02), yaw, colours)
-                    )
+                    things.append(box_mesh((foot[0], floor + tall, foot[2]), (0.02, max(tall, 0.02), 0.02), yaw, colours))
             if rng.random() < 0.7:
                 back = seat - ahead * (1.45 * half)
                 things.append(box_mesh((back[0], top + 0.25, back[2]), (half, 0.24, 0.02), yaw, colours))
@@ -333,9 +324,7 @@ def _props(rng: _R, actors: Sequence[Actor], camera: Camera, distance: float, wi
             wide = half * rng.uniform(1.0, 4.0)
             middle = seat - ahead * 0.02
             tall = (top - floor) / 2
-            things.append(
-                box_mesh((middle[0], floor + tall, middle[2]), (wide, max(tall, 0.03), half * 0.95), yaw, colours)
-            )
+            things.append(box_mesh((middle[0], floor + tall, middle[2]), (wide, max(tall, 0.03), half * 0.95), yaw, colours))
     if actors and rng.random() < 0.16:
         target = actors[int(rng.integers(len(actors)))]
         spot = target.joints[11:13].mean(0) * (1, 0, 1)
@@ -346,15 +335,11 @@ def _props(rng: _R, actors: Sequence[Actor], camera: Camera, distance: float, wi
             tall = rng.uniform(0.3, 0.55)
             slab = (float(rng.uniform(0.3, 1.0)), float(tall) if rng.random() < 0.5 else 0.03, 0.18)
             things.append(
-                box_mesh(
-                    (spot[0] + rng.normal(0, 0.3), 2 * tall - slab[1], spot[2]), slab, rng.normal(0, 12), _plain(rng)
-                )
+                box_mesh((spot[0] + rng.normal(0, 0.3), 2 * tall - slab[1], spot[2]), slab, rng.normal(0, 12), _plain(rng))
             )
         elif kind < 0.8:  # pole
             things.append(
-                box_mesh(
-                    (spot[0] + rng.normal(0, 0.15), 1.3, spot[2]), (rng.uniform(0.02, 0.09), 1.5, 0.05), 20, _plain(rng)
-                )
+                box_mesh((spot[0] + rng.normal(0, 0.15), 1.3, spot[2]), (rng.uniform(0.02, 0.09), 1.5, 0.05), 20, _plain(rng))
             )
         else:  # crate
             half_size = rng.uniform(0.15, 0.4)
@@ -384,9 +369,7 @@ def _shadows(image: Image, actors: Sequence[Actor], camera: Camera, darkness: fl
             wide = abs(px[1, 0] - px[0, 0]) / 4
             deep = max(abs(px[2, 1] - px[0, 1]) / 4, 0.15 * wide)
             centre = np.clip(px[0] / 4, -1e4, 1e4).astype(int)
-            cv2.ellipse(
-                mask, tuple(centre.tolist()), (int(wide) + 1, int(deep) + 1), 0, 0, 360, int(255 * (1 - darkness)), -1
-            )
+            cv2.ellipse(mask, tuple(centre.tolist()), (int(wide) + 1, int(deep) + 1), 0, 0, 360, int(255 * (1 - darkness)), -1)
     mask = cv2.resize(cv2.GaussianBlur(mask, (0, 0), 1.3), (4 * mask.shape[1], 4 * mask.shape[0]))[:height, :width]
     image[:] = cv2.multiply(image, cv2.merge((mask, mask, mask)), None, 1 / 255)
 

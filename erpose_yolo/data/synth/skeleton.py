@@ -192,9 +192,7 @@ def solve(body: Proportions, pose: dict[str, float]) -> tuple[Array, Array]:
         frames[base : base + 3] = upper, fore, hand
 
         spread = a[f"{side}_hip_abd"]
-        thigh = (
-            pelvis @ _turn(2, sign * spread) @ _turn(0, -a[f"{side}_hip_flex"]) @ _turn(1, -sign * a[f"{side}_hip_in"])
-        )
+        thigh = pelvis @ _turn(2, sign * spread) @ _turn(0, -a[f"{side}_hip_flex"]) @ _turn(1, -sign * a[f"{side}_hip_in"])
         shin = thigh @ _turn(0, a[f"{side}_knee"])
         foot = shin @ _turn(0, a[f"{side}_ankle"])
         hip = pelvis[:, 0] * (sign * body.hip * h)

@@ -221,9 +221,7 @@ def sample_outfit(rng: _R, body: Proportions) -> Outfit:
     elif legwear > 0.85:
         flare, loose_leg = rng.uniform(0.1, 0.45), 0.01
     sleeve = float(
-        rng.choice(
-            (rng.uniform(0.0, 0.1), rng.uniform(0.3, 0.75), rng.uniform(1.0, 1.6), 1.97), p=(0.14, 0.38, 0.08, 0.40)
-        )
+        rng.choice((rng.uniform(0.0, 0.1), rng.uniform(0.3, 0.75), rng.uniform(1.0, 1.6), 1.97), p=(0.14, 0.38, 0.08, 0.40))
     )
     jacket = sleeve > 1.5 and rng.random() < 0.5
     weights = (0.02, 0.2, 0.4, 0.2, 0.1, 0.08) if feminine else (0.13, 0.74, 0.05, 0.02, 0.01, 0.05)

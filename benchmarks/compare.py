@@ -11,6 +11,7 @@ Every contestant is trained by Ultralytics' own trainer from random weights (tra
 track ``--start``), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval`` judges what is
 deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished run is not
 repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each run.
+Parameters, training step and latency do not depend on the data: cost.py, step.py and latency.py have them.
 """
 
 from __future__ import annotations
@@ -184,12 +185,12 @@ def table(runs: list[dict[str, Any]]) -> str:
     for name, of in groups.items():
         last = [r["curve"][-1] for r in of]
         early = [f"{np.mean([r['curve'][i]['AP'] for r in of]) * 100:.1f}" for i in range(len(STAGES) - 1)]
-        hard = [v["AP hard"] if "AP hard" in v else v.get("AP_hard", float("nan")) for v in last]
+        hard = [v["AP hard"] for v in last]
         rows.append(
             [name, len(of), *early]
             + [cell([v["AP"] for v in last])]
             + [f"{np.mean([v[k] for v in last]) * 100:.1f}" for k in ("AP50", "AP75", "AR")]
-            + [f"{np.mean(hard) * 100:.1f}"]
+            + ["-" if min(hard) < 0 else f"{np.mean(hard) * 100:.1f}"]  # no crowded picture in the split
             + [cell([v[k] for v in last]) for k in ("duplicates", "misses")]
         )
     header = ["model", "seeds", *(f"AP at {s:.0%}" for s in STAGES[:-1]), "AP (range)", "AP50", "AP75", "AR"]

@@ -185,7 +185,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     for name, of in groups.items():
         last = [r["curve"][-1] for r in of]
         early = [f"{np.mean([r['curve'][i]['AP'] for r in of]) * 100:.1f}" for i in range(len(STAGES) - 1)]
-        hard = [v["AP hard"] for v in last]
+        hard = [v["AP_hard"] for v in last]
         rows.append(
             [name, len(of), *early]
             + [cell([v["AP"] for v in last])]

@@ -62,7 +62,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "log OKS loss": {"pose_loss": "log_oks"},
     "Laplace loss": {"pose_loss": "laplace"},
     "hard score target": {"score_target": "hard"},
-    "separate pose branch": {"pose_branch": "separate"},
+    "one pose branch for both assignments": {"pose_branch": "shared"},
     "depth-wise tower": {"tower": "depthwise"},
     "plain tower": {"tower": "plain"},
     "width 48": {"width": 48},

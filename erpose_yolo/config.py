@@ -12,7 +12,7 @@ from typing import Any
 
 CHOICES = {
     "tower": ("mixed", "plain", "depthwise"),
-    "pose_branch": ("shared", "separate"),
+    "pose_branch": ("separate", "shared"),
     "offsets": ("cell", "centre"),
     "boxes": ("derived", "learned"),
     "heatmap_levels": ("finest", "all"),
@@ -33,7 +33,7 @@ class Settings:
     # head
     tower: str = "mixed"  # convolutions of the pose tower, see head.POSE_TOWERS
     width: int = 64  # channels of the towers at scale n; other scales grow with the trunk
-    pose_branch: str = "shared"  # one pose tower for both assignments, or a second one for one-to-one
+    pose_branch: str = "separate"  # a pose branch for each assignment of two, or one that both share
     offsets: str = "cell"  # joints as offsets from the cell, or from a person centre that the cell points at
     boxes: str = "derived"  # from the joints, or by a learned box branch (ablation)
     # assignment

@@ -1,8 +1,9 @@
 """The keypoint-centric head: per pyramid level a pose tower and score towers; no box branch, no DFL, no NMS.
 
-    features -> pose tower -> offsets, visibility | spread, heatmaps (training only)
-             -> score tower, one-to-one           (deployed)
-             -> score tower, one-to-many          (training only)
+    features -> pose branch  -> offsets, visibility, spread, heatmaps  |  training only, with the
+             -> score tower  -> one-to-many scores                     |  one-to-many assignment
+             -> pose branch  -> offsets, visibility (spread: training only)  |  deployed, with the
+             -> score tower  -> one-to-one scores                            |  one-to-one assignment
 
 Shapes: B images, A cells of all levels (finest first), K joints, C classes. Rows are in pixels of the network input.
 """
@@ -84,13 +85,14 @@ class PoseBranch(nn.Module):
         num_joints: K.
         ch: channels per level, finest first.
         c: channels of the towers.
+        steers: it trains the trunk, so it may have heatmaps.
     """
 
-    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], c: int) -> None:
+    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], c: int, steers: bool = True) -> None:
         super().__init__()
         self.num_joints = num_joints
         self.centre = settings.offsets == "centre"
-        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain else 0
+        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain and steers else 0
         self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
         self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
@@ -157,7 +159,8 @@ class ERPoseHead(Pose):
         self.stride = torch.zeros(self.nl)
         c = tower_width(settings.width, ch[0])
         self.pose: PoseBranch | None = PoseBranch(settings, kpt_shape[0], ch, c)
-        self.one2one_pose = PoseBranch(settings, kpt_shape[0], ch, c) if settings.pose_branch == "separate" else None
+        two = settings.pose_branch == "separate" and settings.supervision == "dual"
+        self.one2one_pose = PoseBranch(settings, kpt_shape[0], ch, c, steers=False) if two else None
         many, one = settings.supervision != "one2one", settings.supervision != "one2many"
         self.one2many_score: nn.ModuleList | None = score_towers(ch, c, nc) if many else None
         self.one2one_score: nn.ModuleList | None = score_towers(ch, c, nc) if one else None

@@ -80,7 +80,7 @@ def test_rows_are_the_decoded_best_cells() -> None:
     with torch.no_grad():
         rows, raw = head(x)
     centres, strides = make_cells([f.shape[2:] for f in x], STRIDES, x[0])
-    joints = decode_joints(raw["offsets"], centres, strides)
+    joints = decode_joints(raw["one2one_offsets"], centres, strides)
     order = raw["one2one"][0, 0].argsort(descending=True)
     wanted = joints[0, :, :, order[:5]].permute(2, 0, 1)
     assert torch.allclose(rows[0, :5, 6:].view(5, 17, 3)[..., :2], wanted, atol=1e-4)
@@ -129,6 +129,7 @@ def test_modes() -> None:
         exported = switch(head, export=True)(x)
         trained = head.train()(x)
     names = {"offsets", "visibility", "spread", "heatmaps", "one2many", "one2one", "feats"}
+    names |= {"one2one_offsets", "one2one_visibility", "one2one_spread"}  # heatmaps steer the trunk, and that branch does not
     assert set(raw) == set(trained) == names
     assert isinstance(exported, Tensor) and torch.equal(exported, rows)
     assert raw["offsets"].shape == (2, 17, 2, 84) and raw["heatmaps"].shape == (2, 17, 64)
@@ -146,7 +147,7 @@ def test_nms_free_is_no_mode() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"pose_branch": "separate"}, {"supervision": "one2one"}, {"supervision": "one2many"}, {"boxes": "learned"},
+    [{}, {"pose_branch": "shared"}, {"supervision": "one2one"}, {"supervision": "one2many"}, {"boxes": "learned"},
      {"offsets": "centre"}, {"heatmap_levels": "all"}, {"heatmap_gain": 0.0}],
     ids=str,
 )  # fmt: skip
@@ -159,7 +160,7 @@ def test_fuse_drops_training_and_keeps_rows(settings: dict[str, object]) -> None
     names = " ".join(head.state_dict())
     assert "spread" not in names and "heatmap" not in names
     assert ("one2many" in names) == (settings.get("supervision") == "one2many")
-    separate = settings.get("pose_branch") == "separate"
+    separate = settings.get("pose_branch") != "shared" and "supervision" not in settings
     assert any(n.startswith("one2one_pose.") for n in head.state_dict()) == separate
     assert any(n.startswith("pose.") for n in head.state_dict()) != separate
     assert sum(p.numel() for p in head.parameters()) < parameters

@@ -76,7 +76,7 @@ def outputs_of(
         return (torch.randn(*shape, generator=g) + shift).to(dtype).requires_grad_()
 
     out = {}
-    for own in ("", "one2one_") if s.pose_branch == "separate" else ("",):
+    for own in ("", "one2one_") if s.pose_branch == "separate" and s.supervision == "dual" else ("",):
         out |= {own + "offsets": draw(b, k, 2, a), own + "spread": draw(b, k, a), own + "visibility": draw(b, k, a)}
         if s.boxes == "learned":
             out[own + "box"] = draw(b, 4, a)
@@ -323,7 +323,7 @@ def test_wrong_shapes_are_named() -> None:
 
 SWAPS = [{key: value} for key, values in CHOICES.items() for value in values] + [
     {"heatmap_gain": 0.0},
-    {"pose_branch": "separate", "boxes": "learned", "supervision": "one2many"},
+    {"pose_branch": "shared", "boxes": "learned", "supervision": "one2many"},
     {"assigner": "iou", "boxes": "learned"},
     {"visibility_gain": 0.0},
     {"gate": (0.0, 1e9)},

@@ -67,7 +67,7 @@ def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("erpose", [{}, {"pose_branch": "separate", "boxes": "learned", "offsets": "centre", "topk": 3}], ids=str)
+@pytest.mark.parametrize("erpose", [{}, {"pose_branch": "shared", "boxes": "learned", "offsets": "centre", "topk": 3}], ids=str)
 def test_round_trip_is_bit_equal(tmp_path: Path, fused: bool, erpose: dict[str, Any]) -> None:
     """Every tensor, buffers included, and everything that training, export and metric read off a model comes back."""
     before = network(**erpose)

@@ -1,0 +1,282 @@
+"""What the grafts share: a pose head in plain torch, synthetic people, the training loop and the judge. No ultralytics.
+
+An example brings a Trunk; everything of the method itself comes from erpose_yolo's torch-only modules.
+
+Shapes: B images, A cells of all levels in a row (finest first), K joints. Units: pixels of the network input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from erpose_yolo.config import Settings
+from erpose_yolo.data.skeletons import flip_from_names
+from erpose_yolo.data.synth import SynthConfig
+from erpose_yolo.data.synth.dataset import picture
+from erpose_yolo.decode import assemble_rows, decode_boxes, decode_joints, default_margins, derive_boxes, make_cells, select_rows
+from erpose_yolo.losses import ERPoseLoss, Targets
+from erpose_yolo.metrics.coco import NAMES, keypoint_ap
+from erpose_yolo.oks import object_area, sigmas_for
+
+# The two contestants are two settings of one head and one loss. "stock" is the style of YOLOv8-pose: a box branch, cells
+# ranked by score^0.5 * IoU^6 of boxes, one-to-many scores alone, 1 - exp(-e) for the joints, NMS; gains as Ultralytics has
+# them. Candidate cells are the same for both.
+STYLES = {
+    "erpose": Settings(),
+    "stock": Settings(
+        assigner="iou", beta=6.0, boxes="learned", supervision="one2many", pose_loss="oks", score_floor=(1.0, 1.0),
+        heatmap_gain=0.0, pose_gain=12.0, score_gain=0.5, visibility_gain=1.0, box_gain=7.5,
+    ),
+}  # fmt: skip
+SIZE = 96  # pixels, the side of a picture
+TRAIN_PICTURES, VAL_PICTURES = 2000, 200
+NMS_IOU = 0.7  # Ultralytics' default
+MAX_PERSONS = 20  # what the judge counts in an image
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Trunk(nn.Module):
+    """Turns (B, 3, S, S) pictures into a list of feature maps, finest first.
+
+    Attributes:
+        channels: of the maps.
+        strides: pixels per cell of the maps.
+    """
+
+    channels: Sequence[int]
+    strides: Sequence[int]
+
+
+def block(c1: int, c2: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(c1, c2, 3, padding=1, bias=False), nn.BatchNorm2d(c2), nn.SiLU(inplace=True))
+
+
+def last(c1: int, c2: int, bias: float | None) -> nn.Conv2d:
+    conv = nn.Conv2d(c1, c2, 1)
+    if bias is not None and conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)
+    return conv
+
+
+class PoseHead(nn.Module):
+    """The outputs that ERPoseLoss reads, from towers of plain 3 x 3 convolutions, per level.
+
+    Args:
+        channels: of the feature maps, finest first.
+        num_joints: K.
+        settings: says which outputs there are: boxes, heatmaps (finest level), one or two score towers.
+        width: channels of the towers.
+    """
+
+    def __init__(self, channels: Sequence[int], num_joints: int, settings: Settings, width: int = 64) -> None:
+        super().__init__()
+        self.num_joints = num_joints
+        scores = {"dual": ("one2many", "one2one"), "one2one": ("one2one",), "one2many": ("one2many",)}[settings.supervision]
+        pose = {"offsets": 2 * num_joints, "visibility": num_joints, "spread": num_joints}
+        towers = {"pose": pose, **{name: {name: 1} for name in scores}}
+        if settings.boxes == "learned":
+            towers["box"] = {"box": 4}
+        self.towers: Any = nn.ModuleDict(  # the values of a ModuleDict are typed as bare modules
+            {name: nn.ModuleList(nn.Sequential(block(c, width), block(width, width)) for c in channels) for name in towers}
+        )
+        few = -math.log(99)  # one cell in a hundred holds a person, or a joint
+        start = {"one2many": few, "one2one": few, "spread": 1.0}  # joints of an untrained head miss by e tolerances
+        sizes = {out: n for outs in towers.values() for out, n in outs.items()}
+        self.outs: Any = nn.ModuleDict(
+            {out: nn.ModuleList(last(width, n, start.get(out)) for _ in channels) for out, n in sizes.items()}
+        )
+        self.tower_of = {out: name for name, outs in towers.items() for out in outs}
+        self.heatmap = last(width, num_joints, few) if settings.heatmap_gain else None
+
+    def forward(self, x: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Raw outputs by name, (B, n, A); offsets (B, K, 2, A)."""
+        features = {name: [tower(level) for tower, level in zip(towers, x)] for name, towers in self.towers.items()}
+        out = {
+            name: torch.cat([conv(f).flatten(2) for conv, f in zip(convs, features[self.tower_of[name]])], 2)
+            for name, convs in self.outs.items()
+        }
+        out["offsets"] = out["offsets"].unflatten(1, (self.num_joints, 2))
+        if self.heatmap is not None:
+            out["heatmaps"] = self.heatmap(features["pose"][0]).flatten(2)
+        return out
+
+
+class Graft(nn.Module):
+    """A trunk with the pose head on it.
+
+    Args:
+        trunk: its weights are trained from what they are.
+        style: key of STYLES.
+    """
+
+    def __init__(self, trunk: Trunk, style: str) -> None:
+        super().__init__()
+        self.settings = STYLES[style]
+        self.trunk, self.strides = trunk, [float(s) for s in trunk.strides]
+        self.head = PoseHead(trunk.channels, len(NAMES), self.settings)
+        for norm in (m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.momentum = 0.1  # SSDLite has 0.03 and D0 0.01: running statistics would lag behind short trainings
+        self.criterion = ERPoseLoss(self.settings, sigmas_for(len(NAMES)), self.strides)
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
+        """Raw outputs and the levels' shapes, from (B, 3, S, S) uint8 RGB."""
+        x = self.trunk((images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
+        return self.head(x), [tuple(f.shape[2:]) for f in x]
+
+    def loss(self, images: Tensor, targets: Targets, progress: float) -> Tensor:
+        outputs, shapes = self(images)
+        return self.criterion(outputs, targets, shapes, progress)[0]
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, conf: float = 0.001) -> list[Tensor]:
+        """Rows (n, 6 + 3K) per image, best first: x1 y1 x2 y2 score class, then x y visibility per joint."""
+        out, shapes = self(images)
+        centres, strides = make_cells(shapes, self.strides, out["offsets"])
+        joints, visibility = decode_joints(out["offsets"], centres, strides), out["visibility"].sigmoid()
+        if "box" in out:
+            boxes = decode_boxes(out["box"], centres, strides)
+        else:
+            boxes = derive_boxes(joints, visibility, default_margins(self.head.num_joints))
+        scores = out["one2one" if "one2one" in out else "one2many"].sigmoid()
+        rows = assemble_rows(boxes, torch.cat((scores, scores * 0), 1), joints, visibility).transpose(1, 2)  # class 0
+        if "one2one" in out:
+            return select_rows(rows, conf, MAX_PERSONS)
+        found = select_rows(rows, conf, rows.shape[1])
+        return [r[nms(r[:, :4], r[:, 4], NMS_IOU)[:MAX_PERSONS]] for r in found]
+
+
+def draw(split: str, count: int) -> list[Sample]:
+    """``count`` pictures of one or two synthetic people, each at least a quarter of the side tall and wide on average.
+
+    Returns:
+        (picture (3, S, S) uint8 RGB, boxes (N, 4) corners in pixels, joints (N, 17, 3) pixels and visibility).
+    """
+    cfg, index = SynthConfig(size=SIZE, people=(1, 2), empty=0.0), 0
+    out: list[Sample] = []
+    while len(out) < count:
+        image, boxes, joints = picture(cfg, split, index)
+        index += 1
+        if len(boxes) and (boxes[:, 2:] - boxes[:, :2]).prod(1).min() >= (SIZE / 4) ** 2 and (joints[..., 2] > 0).any(1).all():
+            out.append((np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)), boxes, joints))
+    return out
+
+
+def pictures(file: Path | None) -> tuple[list[Sample], list[Sample]]:
+    """Training and held-out pictures, drawn once where a file is named."""
+    if file and file.exists():
+        return pickle.loads(file.read_bytes())
+    sets = draw("train", TRAIN_PICTURES), draw("val", VAL_PICTURES)
+    if file:
+        file.write_bytes(pickle.dumps(sets))
+    return sets
+
+
+def flipped(sample: Sample) -> Sample:
+    image, boxes, joints = sample
+    width = image.shape[2]
+    joints = joints[:, flip_from_names(NAMES)[0]] * (-1, 1, 1) + (width, 0, 0)
+    return image[..., ::-1], (boxes * (-1, 1, -1, 1) + (width, 0, width, 0))[:, [2, 1, 0, 3]], joints
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
+    """A batch: pictures (B, 3, S, S) and the persons in them."""
+    box = torch.tensor(np.concatenate([s[1] for s in samples]), dtype=torch.float32)
+    targets = Targets(
+        image=torch.repeat_interleave(torch.tensor([len(s[1]) for s in samples])),
+        joints=torch.tensor(np.concatenate([s[2] for s in samples]), dtype=torch.float32),
+        box=box,
+        area=object_area(box),
+        category=torch.zeros(len(box), dtype=torch.long),
+        ignore_image=torch.zeros(0, dtype=torch.long),
+        ignore_box=torch.zeros(0, 4),
+    )
+    return torch.tensor(np.stack([s[0] for s in samples])), targets
+
+
+def evaluate(model: Graft, samples: Sequence[Sample]) -> dict[str, float]:
+    """pycocotools' figures on held-out pictures."""
+    model.eval()
+    rows = [r for i in range(0, len(samples), 25) for r in model.predict(collate(samples[i : i + 25])[0])]
+    model.train()
+    truth = [(joints, object_area(torch.tensor(boxes)).numpy()) for _, boxes, joints in samples]
+    found = [(r[:, 6:].unflatten(1, (-1, 3)).numpy(), r[:, 4].numpy()) for r in rows]
+    return keypoint_ap(truth, found, sigmas_for(len(NAMES)).numpy())
+
+
+def train(
+    trunk: Trunk, style: str, train_set: Sequence[Sample], val_set: Sequence[Sample], passes: int, batch: int = 8,
+    lr: float = 2e-3, points: int = 6, log: Callable[[str], object] = print,
+) -> tuple[Graft, list[dict[str, float]]]:  # fmt: skip
+    """Train from the trunk's present weights.
+
+    Args:
+        passes: image passes in all, the budget.
+        points: how often to evaluate, evenly spaced, the last at the end.
+
+    Returns:
+        The model, and its curve: passes, core seconds of training, and pycocotools' figures.
+    """
+    model = Graft(trunk, style).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
+    steps, rng = passes // batch, np.random.default_rng(0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    curve: list[dict[str, float]] = []
+    order: list[int] = []
+    spent, begun = 0.0, time.process_time()
+    for step in range(steps):
+        while len(order) < batch:
+            order += rng.permutation(len(train_set)).tolist()
+        chosen, order = [train_set[i] for i in order[:batch]], order[batch:]
+        images, targets = collate([flipped(s) if rng.random() < 0.5 else s for s in chosen])
+        loss = model.loss(images, targets, step / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) * points // steps > step * points // steps:
+            spent += time.process_time() - begun
+            point = {"passes": (step + 1) * batch, "core_seconds": round(spent, 1), **evaluate(model, val_set)}
+            curve.append(point)
+            log(
+                f"{point['passes']:6d} passes, {spent:5.0f} core s: AP {point['AP']:.3f}, AP50 {point['AP50']:.3f}, loss {loss:.2f}"
+            )
+            begun = time.process_time()
+    return model, curve
+
+
+def main(trunk: Callable[[], Trunk], about: str | None) -> None:
+    """Command line of an example."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--style", choices=STYLES, default="erpose")
+    parser.add_argument("--passes", type=int, default=12000, help="image passes, the budget")
+    parser.add_argument("--pictures", type=Path, help="keep the drawn pictures in this file, and take them from it the next time")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--by-heart", type=int, metavar="N", help="train and judge on the same N pictures: a quick check, no more")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--out", type=Path, help="write the curve here, as JSON")
+    parser.add_argument("--save", type=Path, help="write the trained weights here")
+    args = parser.parse_args()
+    train_set, val_set = pictures(args.pictures)
+    if args.by_heart:
+        train_set = val_set = train_set[: args.by_heart]
+    torch.manual_seed(args.seed)
+    model, curve = train(trunk(), args.style, train_set, val_set, args.passes, args.batch, args.lr)
+    if args.out:
+        record = {"style": args.style, "parameters": sum(p.numel() for p in model.parameters()), "curve": curve}
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    if args.save:
+        torch.save(model.state_dict(), args.save)

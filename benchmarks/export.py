@@ -289,6 +289,31 @@ def cells(row: dict[str, Any]) -> list[object]:
     ]
 
 
+def summary(rows: list[dict[str, Any]]) -> str:
+    """One line per format: worst joint in px and AP difference of each precision, worst joint over the other options."""
+    lines = []
+    for fmt in dict.fromkeys(r["format"] for r in rows):
+        of = {r["options"]: r for r in rows if r["format"] == fmt}
+        plain = next(iter(of.values()))
+
+        def worst(title: str, with_ap: bool = True, of: dict[str, dict[str, Any]] = of) -> str:
+            row = of.get(title, {})
+            if "px" not in row:
+                return ""
+            return f"{row['px']:.2f}" + (f", {row['ap']:+.3f}" if with_ap and "ap" in row else "")
+
+        small = [f"{title} {worst(title)}" for title in of if title in ("int8", "w8a16", "w8a32") and worst(title)]
+        shapes = [row["px"] for title, row in of.items() if "=" in title and "px" in row]
+        errors = list(dict.fromkeys(r["error"] for r in of.values() if r.get("error")))
+        lines.append(
+            [fmt, plain.get("rows", ""), plain.get("nms", ""), plain.get("topk", ""), plain.get("mb", "")]
+            + [worst("fp32", with_ap=False), worst("half"), "; ".join(small)]
+            + [f"{max(shapes):.2f} ({len(shapes)} runs)" if shapes else "", "; ".join(errors).replace("|", "/")]
+        )
+    header = ["format", "rows", "NMS", "TopK", "MB", "fp32: px", "half: px, AP", "8 bits: px, AP"]
+    return markdown([*header, "dynamic, batch 2, not square: px", "notes"], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=lambda x: Path(x).resolve())
@@ -319,7 +344,7 @@ def main() -> None:
             rows.append(isolated(args, fmt, options))
             rows.sort(key=lambda r: list(CASES).index(r["format"]))
             record = {"imgsz": args.imgsz, "ap": args.ap, "rows": rows}
-            write("export", record, markdown(HEADER, [cells(r) for r in rows]))
+            write("export", record, f"{summary(rows)}\n\nAll runs:\n\n{markdown(HEADER, [cells(r) for r in rows])}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import torch
 from ultralytics import YOLO
 from ultralytics.utils import TQDM, YAML
 
-from erpose_yolo import ERPose
+from erpose_yolo import ERPose, catalog
 from erpose_yolo.metrics.evaluate import evaluate
 
 STAGES = (0.1, 0.25, 0.5, 1.0)
@@ -41,7 +41,7 @@ TRAIN = {"optimizer": "AdamW", "lr0": 2e-3, "momentum": 0.9, "warmup_epochs": 1.
 # Small pictures and short runs bear little augmentation: no mosaic, which shows people at half their size.
 SHORT = {"mosaic": 0.0, "scale": 0.3, "close_mosaic": 0}
 TRACKS: dict[str, dict[str, Any]] = {
-    "synth": {"data": "synth-people.yaml", "imgsz": 160, "batch": 8, "epochs": 6, **SHORT},
+    "synth": {"data": "synth-people.yaml", "imgsz": 160, "batch": 8, "epochs": 8, **SHORT},
     "mini": {"imgsz": 192, "batch": 8, "epochs": 30, **SHORT},
     "crowd": {"imgsz": 192, "batch": 8, "epochs": 4, **SHORT},
     "pretrained": {"imgsz": 192, "batch": 8, "epochs": 10, **SHORT},
@@ -81,8 +81,6 @@ def open_model(model: str, settings: dict[str, Any], folder: Path) -> YOLO:
         return YOLO(f"{model}.yaml")
     if not settings:
         return ERPose(f"{model}.yaml")
-    from erpose_yolo import catalog
-
     yaml = YAML.load(catalog.find_model(f"{model}.yaml")[0])
     file = folder / f"{model}.yaml"
     YAML.save(file, {**yaml, "erpose": {**(yaml.get("erpose") or {}), **settings}})

@@ -59,7 +59,7 @@ TOUCHED = (
     Touch(
         "ultralytics.nn.backends.base:BaseBackend.apply_metadata",
         "uses setattr",
-        "an export's units reach predictor and validator as an attribute of the backend",
+        "what marks an export for predictor and validator (its units) becomes an attribute of the backend",
     ),
     Touch("ultralytics.utils:SAFE_LOAD", "", "then our classes must be registered before any .pt is read"),
     Touch("ultralytics.nn.tasks:torch_safe_load", "(weight, /, safe_only=None)", "restricted loading of our checkpoints"),

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from torch import nn
 from ultralytics.models.yolo.model import YOLO
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
 from erpose_yolo import catalog
 from erpose_yolo.network import ERPoseModel, load_model_yaml
-from erpose_yolo.oks import sigmas_for
 from erpose_yolo.predictor import ERPosePredictor
 from erpose_yolo.slicing import check, predict_slices
 from erpose_yolo.smoothing import PoseSmoother
@@ -148,8 +147,12 @@ class ERPose(YOLO):
         pictures = ((path, image) for paths, images, _ in load_inference_source(source) for path, image in zip(paths, images))
         size = kwargs.get("imgsz") or self.overrides.get("imgsz") or DEFAULT_CFG_DICT["imgsz"]
         size = size if isinstance(size, int) else max(size)
-        joints = predict([np.zeros((32, 32, 3), np.uint8)])[0].keypoints.data.shape[1]
-        sigmas = sigmas_for(joints, getattr(self.model, "kpt_oks_sigmas", None))
+        if isinstance(self.model, nn.Module):
+            sigmas = getattr(self.model, "kpt_oks_sigmas", None)
+        else:
+            from erpose_yolo.exporter import read_metadata
+
+            sigmas = read_metadata(self.model).get("sigmas")
         folder = get_save_dir(get_cfg(overrides={**self.overrides, **kwargs, "mode": "predict"})) if save else None
         for result in predict_slices(predict, pictures, sides, size, sigmas, overlap, batch):
             if folder is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ultralytics.engine.results import Results
 from ultralytics.utils import LOGGER, TQDM
 
-from erpose_yolo.oks import object_area, oks
+from erpose_yolo.oks import object_area, oks, sigmas_for
 
 MERGE_OKS = 0.5  # COCO's least OKS for two poses to be of one person
 COARSE_CELL = 16.0  # a pose is trusted to the size of a person this many network pixels high and wide, not below
@@ -171,7 +171,7 @@ def predict_slices(
     pictures: Iterator[tuple[str, np.ndarray]],
     sides: Sequence[int],
     input_size: int,
-    sigmas: Tensor,
+    sigmas: Sequence[float] | None = None,
     overlap: float = 0.25,
     batch: int = 8,
     max_det: int = 3000,
@@ -185,7 +185,7 @@ def predict_slices(
         pictures: (path, (H, W, 3) BGR picture).
         sides: tile sizes in picture pixels; the whole picture is always seen, too.
         input_size: long side of the network's input in pixels.
-        sigmas: (K,).
+        sigmas: the data set's own, None for COCO's (oks.sigmas_for).
         overlap: least share of a tile's side that it has in common with its neighbour.
         batch: tiles at a time.
         max_det: most persons per picture.
@@ -211,7 +211,7 @@ def predict_slices(
                 last = result
         assert last is not None
         poses = Poses.join(found)
-        poses = poses[merge(poses, height, width, sigmas)[:max_det]]
+        poses = poses[merge(poses, height, width, sigmas_for(poses.joints.shape[1], sigmas))[:max_det]]
         boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
         merged = Results(picture, path=path, names=last.names, boxes=boxes, keypoints=poses.joints, speed=spent)
         LOGGER.info(f"{path}: {height}x{width}, {len(views)} views, {len(poses)} persons")

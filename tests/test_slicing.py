@@ -48,7 +48,8 @@ def perfect(picture_persons: list[torch.Tensor], least: float = 0.0):
                     limit = torch.tensor([width, height], dtype=torch.float32)
                     high = torch.where(local[:, :2].amax(0) >= limit, limit, high)
                     local[~inside, :2] = seen.mean(0)  # joints it cannot see are guessed, badly
-                rows.append([*low.tolist(), *high.tolist(), 0.9 - 0.01 * number, 0.0])
+                score = 0.9 - 0.01 * number + 0.05 * (not whole)  # surest of the pieces, as detectors may well be
+                rows.append([*low.tolist(), *high.tolist(), score, 0.0])
                 joints.append(local)
             boxes = torch.tensor(rows).reshape(-1, 6)
             poses = torch.stack(joints) if joints else torch.zeros(0, K, 3)
@@ -68,7 +69,7 @@ def canvas(height: int, width: int) -> np.ndarray:
 
 def run(persons, height, width, sides, overlap, **kwargs):
     picture = canvas(height, width)
-    return next(predict_slices(perfect(persons, **kwargs), iter([("a.png", picture)]), sides, 640, SIGMAS, overlap))
+    return next(predict_slices(perfect(persons, **kwargs), iter([("a.png", picture)]), sides, 640, None, overlap))
 
 
 @pytest.mark.parametrize("height, width, side, overlap", [(1000, 1500, 400, 0.2), (500, 2000, 640, 0.0), (333, 777, 100, 0.5)])
@@ -137,6 +138,18 @@ def test_classes_and_views_are_kept_apart():
     assert kept([0.0, 0.0, 1.0]) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("grain, kept", [(10.0, [0]), (1.0, [0, 1])])
+def test_a_coarse_view_is_forgiven_its_coarseness(grain, kept):
+    """Seen at a tenth of the size, a pose 15 px beside is the same person; seen as sharply, it is another one."""
+    fine = person(500, 500, 80)
+    coarse = fine + torch.tensor([15.0, 0.0, 0.0])
+    view = torch.tensor([[400, 400, 800, 800], [0, 0, 4000, 4000]], dtype=torch.float32)
+    box = torch.tensor([[500, 500, 540, 580], [515, 500, 555, 580]], dtype=torch.float32)
+    score = torch.tensor([0.9, 0.8])
+    poses = Poses(torch.stack((fine, coarse)), box, score, torch.zeros(2), view, torch.tensor([1.0, grain]))
+    assert merge(poses, 4000, 4000, SIGMAS).tolist() == kept
+
+
 def test_a_border_of_the_picture_cuts_nobody():
     view = torch.tensor([[0, 0, 400, 400], [0, 0, 400, 400], [300, 0, 700, 400]], dtype=torch.float32)
     box = torch.tensor([[0, 10, 50, 90], [350, 10, 400, 90], [300, 10, 350, 90]], dtype=torch.float32)
@@ -152,7 +165,7 @@ def test_tiles_are_predicted_a_batch_at_a_time():
         sizes.append(len(parts))
         return detector(parts)
 
-    result = next(predict_slices(counting, iter([("a.png", canvas(2000, 2000))]), [300], 640, SIGMAS, 0.2, batch=4))
+    result = next(predict_slices(counting, iter([("a.png", canvas(2000, 2000))]), [300], 640, None, 0.2, batch=4))
     assert max(sizes) == 4 and sum(sizes) == 1 + len(tiles(2000, 2000, 300, 0.2))
     assert len(result) == 0 and result.orig_shape == (2000, 2000)
 

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import torch
 from ultralytics.cfg import get_cfg
+from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import PoseModel
-from ultralytics.utils import LOGGER, YAML
+from ultralytics.utils import LOGGER
 
 from erpose_yolo.network import ERPoseModel, load_model_yaml
 from erpose_yolo.oks import object_area
@@ -93,9 +94,7 @@ def load_split(data: str | Path, split: str, size: int, keep: Callable[[np.ndarr
     Returns:
         List of (image (3, size, size) uint8 RGB, boxes (N, 4) x y w h of the centre form in pixels, joints (N, 17, 3)).
     """
-    yaml = YAML.load(data)
-    root = Path(yaml.get("path") or Path(data).parent)
-    images = (root if root.is_absolute() else Path(data).parent / root) / yaml[split]
+    images = Path(check_det_dataset(str(data))[split])
     out = []
     for file in sorted(images.iterdir()):
         label = Path(str(file.parent).replace("images", "labels")) / f"{file.stem}.txt"

@@ -41,7 +41,7 @@ TRAIN = {"optimizer": "AdamW", "lr0": 2e-3, "momentum": 0.9, "warmup_epochs": 1.
 # Small pictures and short runs bear little augmentation: no mosaic, which shows people at half their size.
 SHORT = {"mosaic": 0.0, "scale": 0.3, "close_mosaic": 0}
 TRACKS: dict[str, dict[str, Any]] = {
-    "synth": {"data": "synth-people.yaml", "imgsz": 160, "batch": 8, "epochs": 8, **SHORT},
+    "synth": {"data": str(Path(__file__).parent / "synth-few.yaml"), "imgsz": 128, "batch": 16, "epochs": 4, **SHORT},
     "mini": {"imgsz": 192, "batch": 8, "epochs": 30, **SHORT},
     "crowd": {"imgsz": 192, "batch": 8, "epochs": 4, **SHORT},
     "pretrained": {"imgsz": 192, "batch": 8, "epochs": 10, **SHORT},

@@ -22,6 +22,7 @@ from typing import Any
 import common
 import torch
 from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.utils import YAML
 
 from erpose_yolo import ERPose
 from erpose_yolo.checkpoint import state_of
@@ -133,7 +134,7 @@ def main() -> None:
         data = Path(root) / "data.yaml"
         generate(Path(root) / "people", SynthConfig(images=PER_EPOCH * SMALL["batch"] - 1, val_images=4, size=64))
         split = {"path": f"{root}/people", "train": "images/train", "val": "images/val", "names": {0: "person"}}
-        common.YAML.save(data, {**split, **JOINTS})
+        YAML.save(data, {**split, **JOINTS})
         alone = run(data, Path(root) / "alone", epochs, 0, ERPoseTrainer, rng)
         cut = run(data, Path(root) / "cut", epochs, args.kills, ERPoseTrainer, rng)
         stock = run(data, Path(root) / "stock", epochs, 1, StockSaving, rng, epochs * PER_EPOCH // 2)

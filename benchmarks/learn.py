@@ -3,10 +3,12 @@
     python benchmarks/learn.py --data path/to/coco-mini/data.yaml
     python benchmarks/learn.py --data path/to/crowd/data.yaml --name learn-crowd
     python benchmarks/learn.py --data path/to/coco-mini/data.yaml --passes 3000 --ablation --name ablation
+    python benchmarks/learn.py --data benchmarks/synth-few.yaml --unseen --passes 16000 --size 128 --batch 16 --name screen
 
 Nano models from random weights, no augmentation; AP (OKS .50:.95, pycocotools) on the training pictures themselves, taken
 from what is deployed: one-to-one scores where a model has them, box NMS elsewhere, YOLO26 in both of its modes. It shows
-how fast and how well a method fits, not how it generalises: that is compare.py, for machines that can train for hours.
+how fast and how well a method fits, not how it generalises. With --unseen all training pictures are learnt, half of them
+mirrored, and the validation split judges: a quick look at what compare.py then measures with Ultralytics' own trainer.
 A finished contestant is not run again: delete its entry in results/NAME.json to repeat it.
 """
 
@@ -23,7 +25,8 @@ from compare import ABLATION, OURS, PEERS, modes
 from ultralytics.utils import TQDM
 from ultralytics.utils.nms import non_max_suppression
 
-from erpose_yolo.metrics.coco import from_arrays, keypoint_ap
+from erpose_yolo.data.skeletons import flip_from_names
+from erpose_yolo.metrics.coco import NAMES, from_arrays, keypoint_ap
 from erpose_yolo.metrics.crowding import measure_crowding
 from erpose_yolo.oks import sigmas_for
 
@@ -50,11 +53,39 @@ def judge(model: torch.nn.Module, samples: list, truth: list, nms: bool | None, 
     return {**keypoint_ap(truth, found, sigmas), "duplicates": crowd.duplicate_rate, "misses": crowd.miss_rate}
 
 
+def mirrored(sample: tuple) -> tuple:
+    """A sample of common.load_split, left and right swapped."""
+    image, boxes, joints = sample
+    width = image.shape[2]
+    boxes, joints = boxes.copy(), joints[:, flip_from_names(NAMES)[0]]
+    boxes[:, 0] = width - boxes[:, 0]
+    joints[..., 0] = np.where(joints[..., 2] > 0, width - joints[..., 0], 0)
+    return image[:, :, ::-1].copy(), boxes, joints
+
+
 def run(
-    name: str, seed: int, args: argparse.Namespace, samples: list, truth: list | None = None, settings: dict | None = None
+    name: str,
+    seed: int,
+    args: argparse.Namespace,
+    samples: list,
+    truth: list | None = None,
+    settings: dict | None = None,
+    unseen: list | None = None,
 ) -> dict:
-    """Train one contestant; figures at each quarter of the budget, judged by the labels unless other truth is given."""
-    per_epoch, steps = len(samples) // args.batch, args.passes // args.batch
+    """Train one contestant; figures at each quarter of the budget.
+
+    Args:
+        name: contestant.
+        seed: of weights and order.
+        args: of the command line.
+        samples: to learn.
+        truth: (joints, areas) of each picture that judges; by default its labels.
+        settings: of the ``erpose:`` block.
+        unseen: pictures that judge instead of ``samples``; then these are mirrored at random.
+    """
+    steps, per_epoch = args.passes // args.batch, len(samples) // args.batch
+    per_epoch = min(per_epoch, steps // 20)  # loss schedules go on by epochs, and a few would be too coarse for them
+    judged, chance = unseen or samples, np.random.default_rng(seed)
     settings = {**args.settings, **(settings or {})}
     model = common.build(name, seed, epochs=steps // per_epoch, settings=settings).to(args.device).train()
     model.to(memory_format=torch.channels_last)  # a fifth faster on this CPU, for all
@@ -63,7 +94,7 @@ def run(
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr)
     order = torch.Generator().manual_seed(seed)
-    truth = truth or [(joints, common.areas(boxes)) for _, boxes, joints in samples]
+    truth = truth or [(joints, common.areas(boxes)) for _, boxes, joints in judged]
     curve: dict[str, list] = {mode: [] for mode in modes(name)}
     start = time.perf_counter()
     bar = TQDM(range(steps), desc=f"{name} seed {seed}", disable=False)
@@ -76,7 +107,10 @@ def run(
         for group in optimizer.param_groups:
             group["lr"] = rate
         first = step % per_epoch * args.batch
-        batch = common.collate([samples[i] for i in shuffled[first : first + args.batch]], args.device)
+        chosen = [samples[i] for i in shuffled[first : first + args.batch]]
+        if unseen:
+            chosen = [mirrored(s) if chance.random() < 0.5 else s for s in chosen]
+        batch = common.collate(chosen, args.device)
         loss = model(batch)[0].sum()
         optimizer.zero_grad()
         loss.backward()
@@ -84,7 +118,7 @@ def run(
         optimizer.step()
         if (step + 1) % (steps // QUARTERS) == 0:
             for mode, nms in modes(name).items():
-                curve[mode].append(judge(model, samples, truth, nms, args.device))
+                curve[mode].append(judge(model, judged, truth, nms, args.device))
                 bar.set_postfix(AP=f"{curve[mode][-1]['AP']:.3f}")
     return {"seed": seed, "curves": curve, "seconds": round(time.perf_counter() - start)}
 
@@ -111,6 +145,7 @@ def main() -> None:
     parser.add_argument("--ablation", action="store_true", help="erpose-n with each part off or swapped, instead of --models")
     parser.add_argument("--only", nargs="+", help="some rows of the ablation")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--unseen", action="store_true", help="learn all training pictures, judge on the validation split")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--people", nargs=2, type=int, default=[3, 8], help="persons in a picture, least and most")
     parser.add_argument("--passes", type=int, default=8000, help="image passes in all")
@@ -123,7 +158,12 @@ def main() -> None:
     args = parser.parse_args()
 
     low, high = args.people
-    samples = common.load_split(args.data, "train", args.size, lambda rows: low <= len(rows) <= high)[: args.images]
+    if args.unseen:
+        samples, unseen = (common.load_split(args.data, split, args.size) for split in ("train", "val"))
+        args.images, args.people = len(samples), [0, max(len(s[1]) for s in samples)]
+    else:
+        samples = common.load_split(args.data, "train", args.size, lambda rows: low <= len(rows) <= high)[: args.images]
+        unseen = None
     budget = {k: getattr(args, k) for k in ("images", "people", "passes", "size", "batch", "lr", "settings")}
     budget["persons"] = int(np.sum([len(s[1]) for s in samples]))
     file = common.RESULTS / f"{args.name}.json"
@@ -137,8 +177,9 @@ def main() -> None:
         for label, (name, settings) in todo.items():
             if any(r["model"] == label and r["seed"] == seed for r in runs):
                 continue
-            runs.append({"model": label, **run(name, seed, args, samples, settings=settings)})
-            what = f"{budget['images']} pictures, {budget['persons']} persons, {args.size} px, {args.passes} image passes"
+            runs.append({"model": label, **run(name, seed, args, samples, settings=settings, unseen=unseen)})
+            judged = f", judged on {len(unseen)} other pictures" if unseen else ""
+            what = f"{budget['images']} pictures, {budget['persons']} persons, {args.size} px, {args.passes} image passes{judged}"
             common.write(args.name, {"budget": budget, "runs": runs}, f"{what}\n\n{table(runs)}")
 
 

@@ -47,6 +47,7 @@ class Settings:
     tail: tuple[float, float] = (1.0, 8.0)  # tail of the OKS kernel that ranks and that makes score targets
     # losses
     pose_loss: str = "smooth_oks"
+    oks_gain: float = 4.0  # of 1 - OKS beside a likelihood (smooth_oks, laplace)
     score_target: str = "oks"  # the confidence-mismatch term: score learns the OKS of its cell, or plain 1
     score_floor: tuple[float, float] = (1.0, 0.2)  # least score target of a positive, so that none starves
     dense_weight: tuple[float, float] = (0.8, 0.1)  # share of the one-to-many assignment; one-to-one has the rest

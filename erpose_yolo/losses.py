@@ -88,9 +88,10 @@ def plain_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
 
 
 JOINT_LOSSES = {"smooth_oks": smooth_oks_loss, "laplace": laplace_loss, "oks": plain_oks_loss}
+LIKELIHOODS = ("smooth_oks", "laplace")
 
 
-def pose_loss(kind: str, error: Tensor, log_spread: Tensor, labelled: Tensor) -> Tensor:
+def pose_loss(kind: str, error: Tensor, log_spread: Tensor, labelled: Tensor, oks_gain: float = 0.0) -> Tensor:
     """Loss of whole poses.
 
     Args:
@@ -99,13 +100,18 @@ def pose_loss(kind: str, error: Tensor, log_spread: Tensor, labelled: Tensor) ->
         error: (D, K) e_k of the OKS formula.
         log_spread: (D, K).
         labelled: (D, K) bool.
+        oks_gain: of 1 - OKS, added to the likelihoods. They pull far joints; where a pose of a person never seen before
+            can be one of two, they settle between the two, and the metric rewards a choice.
 
     Returns:
         (D,).
     """
     if kind == "log_oks":
         return -torch.log(mean_over_labelled(kernel(error, 1.0), labelled).clamp(min=1e-9))
-    return mean_over_labelled(JOINT_LOSSES[kind](error, log_spread), labelled)
+    loss = JOINT_LOSSES[kind](error, log_spread)
+    if oks_gain and kind in LIKELIHOODS:
+        loss = loss + oks_gain * plain_oks_loss(error, log_spread)
+    return mean_over_labelled(loss, labelled)
 
 
 def normaliser(count: Tensor) -> Tensor:
@@ -305,7 +311,7 @@ class ERPoseLoss:
         weight = weight / normaliser(weight.sum())
         joints = self._joints(branch, pairs.person, cell, scene)
         error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
-        pose = pose_loss(s.pose_loss, error, branch["spread"][image, :, cell], labelled)
+        pose = pose_loss(s.pose_loss, error, branch["spread"][image, :, cell], labelled, s.oks_gain)
         logits = branch["visibility"][image, :, cell]
         visible = F.binary_cross_entropy_with_logits(logits, labelled.float(), reduction="none").mean(1)
         terms = {

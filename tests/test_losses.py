@@ -179,6 +179,24 @@ def test_pose_loss_ignores_unlabelled_joints(kind: str) -> None:
     assert nobody.isfinite().all()
 
 
+def test_oks_gain_adds_what_the_metric_loses() -> None:
+    """By hand: smooth OKS of e and b plus gain * (1 - exp(-e)), as a mean over labelled joints; only for likelihoods."""
+    error, spread = torch.tensor([[0.5, 2.0, 9.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    labelled = torch.tensor([[True, True, False]])
+    missed = [1 - math.exp(-0.5), 1 - math.exp(-2.0)]
+    for kind in ("smooth_oks", "laplace"):
+        more = pose_loss(kind, error, spread, labelled, 4.0) - pose_loss(kind, error, spread, labelled)
+        assert more.item() == pytest.approx(4 * sum(missed) / 2, rel=1e-5)
+    for kind in ("oks", "log_oks"):  # they are the metric already
+        assert pose_loss(kind, error, spread, labelled, 4.0) == pose_loss(kind, error, spread, labelled)
+
+
+def test_oks_gain_reaches_the_loss_of_a_batch() -> None:
+    outputs, targets = outputs_of(1, 96), targets_of([0], people(1, 96))
+    with_gain, without = (run(criterion(Settings(oks_gain=g)), outputs, targets, 96)[1]["pose_loss"] for g in (4.0, 0.0))
+    assert with_gain > without
+
+
 def test_box_overlap_by_hand() -> None:
     """IoU and generalised IoU of the box ablation."""
     a = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 5, 5]])

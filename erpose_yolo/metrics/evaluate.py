@@ -90,7 +90,7 @@ def evaluate(
     else:
         assert predictions is not None
         folder = _folder(save_dir)
-        truth, info = _read_truth(data, split, folder, kwargs)
+        truth, info = read_truth(data, split, folder, kwargs)
         found = read_predictions(predictions, truth)
     settings: dict[str, Any] = {"model": None if model is None else str(getattr(model, "ckpt_path", None) or model), "data": data}
     settings |= {"predictions": predictions and str(predictions), "split": split, **kwargs}
@@ -136,8 +136,18 @@ def _run(
     return run.truth, run.collected.predictions(run.truth), run.data, Path(run.save_dir), stock
 
 
-def _read_truth(data: str, split: str, folder: Path, kwargs: Mapping[str, Any]) -> tuple[GroundTruth, dict[str, Any]]:
-    """Truth of a split without a model: its images and labels as a stock validator reads them."""
+def read_truth(data: str, split: str, folder: Path, kwargs: Mapping[str, Any]) -> tuple[GroundTruth, dict[str, Any]]:
+    """Truth of a split without a model: its images and labels as a stock validator reads them.
+
+    Args:
+        data: data YAML.
+        split: train, val or test.
+        folder: where the validator that reads the labels may write.
+        kwargs: as ``yolo val`` takes them; those that choose images or classes are heeded.
+
+    Returns:
+        The truth, and Ultralytics' data dictionary.
+    """
     from ultralytics import YOLO
     from ultralytics.data.utils import check_det_dataset
 

@@ -365,10 +365,11 @@ def from_labels(
     order = sorted(range(len(ids)), key=lambda i: ids[i])  # type: ignore[arg-type,return-value]
     tail = 1 if len({file.name for file in files}) == len(files) else 3  # folders only where names repeat
 
-    image, category, joints, box = [], [], [], []
+    sizes, image, category, joints, box = [], [], [], [], []
     for n, i in enumerate(order):
         label = labels[i]
         height, width = (label.get("shape") or (shapes or {})[str(label["im_file"])])[:2]
+        sizes.append((int(height), int(width)))
         points = np.array(label["keypoints"], np.float64)
         count = len(label["cls"])
         if not count:
@@ -400,4 +401,5 @@ def from_labels(
         source="labels",
         area_rule=AREA_OF_LABELS,
         annotated=len(files),
+        sizes=sizes,
     )

@@ -1,0 +1,205 @@
+"""benchmarks/strata.py: AP of groups of persons, and of boxes, on made-up persons whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from erpose_yolo.metrics import coco
+from erpose_yolo.metrics.predictions import Predictions, extent_area
+from erpose_yolo.metrics.truth import GroundTruth, from_labels
+
+SIGMAS = coco.exact_sigmas(17)
+IMAGES, PERSONS = 40, 3
+
+
+@pytest.fixture(scope="module")
+def strata(repo: Path) -> Iterator[ModuleType]:
+    file = repo / "benchmarks" / "strata.py"
+    if not file.exists():
+        pytest.skip("benchmarks/ is not part of the source distribution")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(file.parent))
+        patch.delitem(sys.modules, "common", raising=False)  # the graft example has one, too
+        import strata as module
+
+        yield module
+    sys.modules.pop("common", None)
+
+
+@pytest.fixture(scope="module")
+def truth() -> GroundTruth:
+    """Three persons each in 40 pictures of 200 x 100 px, one in ten without labelled joints."""
+    rng = np.random.default_rng(0)
+    labels = []
+    for n in range(IMAGES):
+        side = rng.uniform((0.05, 0.2), (0.2, 0.9), (PERSONS, 2))
+        centre = np.stack((np.array([0.2, 0.5, 0.8]), rng.uniform(0.45, 0.55, PERSONS)), 1)
+        joints = centre[:, None] + rng.uniform(-0.5, 0.5, (PERSONS, 17, 2)) * side[:, None]
+        seen = np.where(rng.random((PERSONS, 17)) < rng.random((PERSONS, 1)), 2, rng.integers(0, 2, (PERSONS, 17)))
+        seen[rng.random(PERSONS) < 0.1] = 0
+        labels.append(
+            {
+                "im_file": f"{n}.jpg",
+                "shape": (100, 200),
+                "cls": np.zeros((PERSONS, 1)),
+                "bboxes": np.concatenate((centre, side), 1),
+                "keypoints": np.concatenate((joints, seen[..., None]), 2),
+            }
+        )
+    return from_labels(labels, {0: "person"})
+
+
+def _predictions(truth: GroundTruth, joints: np.ndarray, score: np.ndarray, image: np.ndarray) -> Predictions:
+    return Predictions(image, np.zeros(len(score), int), score, joints, extent_area(joints))
+
+
+@pytest.fixture(scope="module")
+def perfect(truth: GroundTruth) -> Predictions:
+    """The labelled persons themselves, with random scores."""
+    some = ~truth.ignore
+    score = np.random.default_rng(1).random(int(some.sum()))
+    return _predictions(truth, truth.joints[some], score, truth.image[some])
+
+
+@pytest.fixture(scope="module")
+def noisy(truth: GroundTruth) -> Predictions:
+    """Persons found badly, some twice, and strays, in the middle and far from all."""
+    rng = np.random.default_rng(2)
+    who = rng.choice(len(truth.image), 200)
+    size = np.sqrt(truth.area[who])[:, None, None]
+    joints = truth.joints[who, :, :2] + rng.normal(size=(200, 17, 2)) * size * rng.gamma(1, 0.1, (200, 1, 1))
+    strays = np.concatenate((rng.uniform(0, 100, (30, 17, 2)), rng.uniform(5000, 6000, (10, 17, 2))))
+    image = np.concatenate((truth.image[who], rng.integers(0, IMAGES, 40)))
+    joints = np.concatenate((np.concatenate((joints, strays)), np.ones((240, 17, 1))), 2)
+    return _predictions(truth, joints, rng.random(240), image)
+
+
+def _masks(strata: ModuleType, truth: GroundTruth) -> list[np.ndarray]:
+    return [mask for axis in strata.split(truth, 200).values() for mask in axis.values()]
+
+
+def test_bins_are_those_of_the_definition(strata: ModuleType, truth: GroundTruth) -> None:
+    bins = strata.split(truth, imgsz=100)  # pictures of 200 px, so heights are halved
+    height = truth.box[:, 3] / 2
+    hidden = np.array([sum(v != 2 for v in row) / 17 for row in truth.joints[..., 2]])
+    assert (bins["occluded share"]["0.1 to 0.25"] == ((hidden >= 0.1) & (hidden < 0.25))).all()
+    assert (bins["occluded share"]["from 0.5"] == (hidden >= 0.5)).all()
+    assert (bins["height, px"]["24 to 40"] == ((height >= 24) & (height < 40))).all()
+    assert list(bins["height, px"]) == ["0 to 24", "24 to 40", "40 to 64"]  # 90 % of 100 px is 45 px here: no higher ones
+    for axis in bins.values():
+        assert (np.sum(list(axis.values()), 0) == 1).all()
+    blind = replace(truth, joints=np.concatenate((truth.joints[..., :2], np.ones_like(truth.joints[..., :1])), -1))
+    with pytest.raises(ValueError, match="visible"):
+        strata.split(blind, 100)
+    with pytest.raises(ValueError, match="height"):
+        strata.split(replace(truth, sizes=None), 100)
+
+
+def test_perfect_predictions_are_perfect_in_every_bin(strata: ModuleType, truth: GroundTruth, perfect: Predictions) -> None:
+    rows = strata.by_stratum(truth, perfect, SIGMAS, _masks(strata, truth))
+    assert len(rows) >= 7 and all(row["persons"] > 0 for row in rows)
+    assert all(row["AP"] == pytest.approx(1) and row["recall"] == 1 for row in rows)
+
+
+def test_one_bin_of_all_is_coco(strata: ModuleType, truth: GroundTruth, noisy: Predictions) -> None:
+    everyone = strata.by_stratum(truth, noisy, SIGMAS, [np.ones(len(truth.image), bool)])[0]
+    whole = coco.evaluate_coco(truth, noisy, SIGMAS, log=None)
+    assert 0.1 < whole["AP"] < 0.9  # neither trivially good nor bad
+    assert (everyone["AP"], everyone["recall"]) == (whole["AP"], whole["AR50"])
+    assert everyone["persons"] == int((~truth.ignore).sum())
+
+
+def test_recall_is_pycocotools_with_the_others_ignored(strata: ModuleType, truth: GroundTruth, noisy: Predictions) -> None:
+    masks = _masks(strata, truth)
+    for mask, row in zip(masks, strata.by_stratum(truth, noisy, SIGMAS, masks)):
+        theirs = coco.judge(replace(truth, seen=np.where(mask, truth.seen, 0)), noisy, SIGMAS)
+        assert row["recall"] == theirs["AR50"]
+        assert row["AP"] >= theirs["AP"]  # which blames a bin for what nobody takes in other bins
+
+
+def test_a_bin_not_found_is_the_only_one_that_suffers(strata: ModuleType, truth: GroundTruth, perfect: Predictions) -> None:
+    for axis in strata.split(truth, 200).values():
+        masks = list(axis.values())
+        for lost, mask in enumerate(masks):
+            found = perfect.select(~mask[~truth.ignore])
+            rows = strata.by_stratum(truth, found, SIGMAS, masks)
+            assert [row["recall"] for row in rows] == [float(n != lost) for n in range(len(masks))]
+            assert [row["AP"] for row in rows] == pytest.approx([float(n != lost) for n in range(len(masks))])
+
+
+def test_a_wrong_prediction_counts_where_it_fits_best(strata: ModuleType, truth: GroundTruth, perfect: Predictions) -> None:
+    masks = list(strata.split(truth, 200)["occluded share"].values())
+
+    def with_extra(joints: np.ndarray, image: np.ndarray) -> list[float]:
+        parts = (perfect.image, image), (perfect.joints, joints), (perfect.score, np.full(len(image), 2.0))
+        image, joints, score = (np.concatenate(part) for part in parts)
+        found = _predictions(truth, joints, score, image)
+        return [row["AP"] for row in strata.by_stratum(truth, found, SIGMAS, masks)]
+
+    for b, mask in enumerate(masks):
+        person = np.flatnonzero(mask & ~truth.ignore)
+        beside = truth.joints[person] + [5, 0, 0]  # no match at high thresholds, but nearest to this person
+        ap = with_extra(beside, truth.image[person])
+        assert ap[b] < 0.95
+        assert [v for n, v in enumerate(ap) if n != b] == pytest.approx([1.0] * (len(masks) - 1))
+    far = np.tile([[[9e4, 9e4, 1.0]]], (20, 17, 1))
+    assert max(with_extra(far, np.arange(20))) < 0.95  # fits nobody: every bin's
+
+
+def test_box_ap(strata: ModuleType, truth: GroundTruth) -> None:
+    records = [
+        {"image_id": truth.ids[i], "category_id": 1, "score": 0.5, "bbox": box.tolist()}
+        for i, box, skip in zip(truth.image, truth.box, truth.ignore)
+        if not skip  # boxes without joints are regions: no miss
+    ]
+    assert strata.box_ap(truth, records) == pytest.approx({"AP": 1.0, "AP50": 1.0})
+    regions = [{"image_id": truth.ids[truth.image[n]], "category_id": 1, "score": 0.9, "bbox": truth.box[n].tolist()}
+               for n in np.flatnonzero(truth.ignore)]  # fmt: skip
+    assert regions and strata.box_ap(truth, records + regions)["AP"] == pytest.approx(1.0)  # nor a false alarm
+    loose = [{**r, "bbox": [r["bbox"][0], r["bbox"][1], r["bbox"][2], 0.72 * r["bbox"][3]]} for r in records]
+    assert strata.box_ap(truth, loose) == pytest.approx({"AP": 0.5, "AP50": 1.0})  # IoU .72: five of ten thresholds
+    wrong = [{**r, "bbox": [r["bbox"][0] + 1000, *r["bbox"][1:]]} for r in records]
+    assert strata.box_ap(truth, wrong) == {"AP": 0.0, "AP50": 0.0}
+    assert strata.box_ap(truth, []) == {"AP": 0.0, "AP50": 0.0}
+
+
+@pytest.mark.slow
+def test_command(strata: ModuleType, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights, two seeds of ours and one of YOLO26 in its two modes: files, counts and names."""
+    from ultralytics import YOLO
+
+    from erpose_yolo.model import ERPose
+
+    files = [tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt"]
+    for file in files[:2]:
+        ERPose("erpose-n.yaml").save(file)
+    YOLO("yolo26n-pose.yaml").save(files[2])
+    weights = [f"{name}={file}" for name, file in zip(("erpose-n", "erpose-n", "yolo26n-pose"), files)]
+    arguments = ["--data", str(tiny_dataset), "--imgsz", "64", "--out", str(tmp_path / "out"), "--weights", *weights]
+    monkeypatch.setattr(strata.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["strata.py", *arguments])
+    strata.main()
+    record = json.loads((tmp_path / "strata.json").read_text())
+    assert {name: len(of) for name, of in record["runs"].items()} == {
+        "erpose-n": 2, "yolo26n-pose one-to-one": 1, "yolo26n-pose NMS": 1,
+    }  # fmt: skip
+    for axis in strata.BINS:
+        bins = record["runs"]["erpose-n"][0][axis]
+        assert sum(row["persons"] for row in bins.values()) == 8
+        assert all(0 <= row[key] <= 1 for row in bins.values() for key in ("AP", "recall"))
+    text = (tmp_path / "strata.md").read_text()
+    assert "4 pictures, 8 persons, 64 px" in text and "| yolo26n-pose NMS | 1 |" in text
+    assert str(tmp_path) not in text + json.dumps(record)
+    assert (tmp_path / "strata.png").stat().st_size > 10_000
+
+    monkeypatch.setattr(sys, "argv", ["strata.py", *arguments[:-1], "yolo26n-pose=not-there.pt"])
+    with pytest.raises(SystemExit):
+        strata.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -26,14 +27,8 @@ POSE = np.array(
 
 
 @pytest.fixture(scope="module")
-def crowd(repo: Path) -> ModuleType:
-    file = repo / "benchmarks" / "crowd.py"
-    if not file.exists():
-        pytest.skip("benchmarks/ is not part of the source distribution")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(file.parent))
-        import crowd as module
-    return module
+def crowd(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("crowd")
 
 
 def _silhouette() -> np.ndarray:

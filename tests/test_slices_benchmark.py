@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from ultralytics.engine.results import Results
-from ultralytics.utils import LOGGER
 
 from erpose_yolo import slicing
 from erpose_yolo.metrics.predictions import Predictions, extent_area
@@ -25,18 +24,8 @@ CUT = [(20, 635, 300), (45, 470, 1000), (90, 1100, 1200), (300, 1500, 100), (700
 
 
 @pytest.fixture(scope="module")
-def bench(repo: Path) -> ModuleType:
-    folder = repo / "benchmarks"
-    if not folder.exists():
-        pytest.skip("benchmarks/ is not part of the source distribution")
-    level = LOGGER.level
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        for name in ("common", "memory", "slices"):  # the examples have a module common, too
-            patch.delitem(sys.modules, name, raising=False)
-        import slices as module
-    LOGGER.setLevel(level)  # benchmarks are quiet
-    return module
+def bench(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("slices")
 
 
 def crowd(bench: ModuleType, places: list[tuple[int, int, int]]):

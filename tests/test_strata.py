@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -21,17 +21,8 @@ IMAGES, PERSONS = 40, 3
 
 
 @pytest.fixture(scope="module")
-def strata(repo: Path) -> Iterator[ModuleType]:
-    file = repo / "benchmarks" / "strata.py"
-    if not file.exists():
-        pytest.skip("benchmarks/ is not part of the source distribution")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(file.parent))
-        patch.delitem(sys.modules, "common", raising=False)  # the graft example has one, too
-        import strata as module
-
-        yield module
-    sys.modules.pop("common", None)
+def strata(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("strata")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,14 +15,8 @@ from erpose_yolo import ERPose
 
 
 @pytest.fixture(scope="module")
-def video(repo: Path) -> ModuleType:
-    file = repo / "benchmarks" / "video.py"
-    if not file.exists():
-        pytest.skip("benchmarks/ is not part of the source distribution")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(file.parent))
-        import video as module
-    return module
+def video(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("video")
 
 
 @pytest.fixture(scope="module")

@@ -157,8 +157,9 @@ def matches(clip: Clip, tracks: list[Results]) -> list[list[tuple[int, int]]]:
     return out
 
 
-def steadiness(clip: Clip, tracks: list[Results], pairs: list[list[tuple[int, int]]]) -> dict[str, float] | None:
-    """Jitter (px per frame^2), rms error (px) and lag (frames) of tracked joints; None where too little is tracked or moves.
+def steadiness(clip: Clip, tracks: list[Results], pairs: list[list[tuple[int, int]]]) -> dict[str, float | None] | None:
+    """Jitter (px per frame^2), rms error (px) and lag (frames) of tracked joints; None where too little is tracked; the lag is
+    None where no shift fits the truth best.
 
     Args:
         clip: the truth.
@@ -182,18 +183,17 @@ def steadiness(clip: Clip, tracks: list[Results], pairs: list[list[tuple[int, in
     if not sum(s.size for s in shifted):
         return None
     cost = np.square(np.concatenate(shifted, 1)).mean(1)
-    best = int(np.clip(cost.argmin(), 1, len(SHIFTS) - 2))
-    before, least, after = cost[best - 1 : best + 2]
-    curvature = before - 2 * least + after
-    if curvature <= 0:
-        return None
-    lag = SHIFTS[best] + (before - after) / (2 * curvature)
+    best, lag = int(cost.argmin()), None
+    if 0 < best < len(SHIFTS) - 1:
+        before, least, after = cost[best - 1 : best + 2]
+        if before + after > 2 * least:
+            lag = float(SHIFTS[best] + (before - after) / (2 * (before - 2 * least + after)))
     # of distances, so both coordinates count
     jitter, error = (math.sqrt(2 * np.nanmean(np.concatenate(parts) ** 2)) for parts in (second, first))
-    return {"jitter": jitter, "error": error, "lag": float(lag)}
+    return {"jitter": jitter, "error": error, "lag": lag}
 
 
-def smoothing(clip: Clip, tracks: list[Results]) -> dict[str, dict[str, float] | None]:
+def smoothing(clip: Clip, tracks: list[Results]) -> dict[str, dict[str, float | None] | None]:
     """Figures of the tracks as they are and through each filter."""
     pairs = matches(clip, tracks)
     out = {"none": steadiness(clip, tracks, pairs)}
@@ -225,7 +225,8 @@ def tables(runs: list[dict[str, Any]], starts: list[float]) -> str:
             tracked.append([name, tracker, len(clips), *main, *more, f"{cell([f['IDF1'] for f in at[best]])} at {best}"])
         for label in ("none", *FILTERS):
             seen = [clip["smoothing"][label] for clip in clips if clip["smoothing"][label]]
-            cells = [cell([f[k] for f in seen], 2, 1) if seen else "" for k in ("jitter", "error", "lag")]
+            known = {k: [f[k] for f in seen if f[k] is not None] for k in ("jitter", "error", "lag")}
+            cells = [cell(v, 2, 1) if v else "-" for v in known.values()]
             smoothed.append([name, label, len(seen), *cells])
     header = ["detections", "tracker", "clips", *MAIN, "recall", "precision", "IDF1 by box IoU", "best IDF1"]
     below = ["joints", "filter: min_cutoff, beta", "clips", "jitter, px/frame^2", "error, px", "lag, frames"]

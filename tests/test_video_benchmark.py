@@ -149,3 +149,14 @@ def test_follow_is_what_track_does(video: ModuleType, filmed: list, tracker: str
             assert np.array_equal(a, b)
     assert len(np.unique(torch.cat([r.boxes.conf for r in found]))) > 20
     assert sum(len(ids) for ids, *_ in tracked) > 50
+
+
+def test_no_lag_where_no_shift_fits_best(video: ModuleType) -> None:
+    """Somebody who stands still fits the truth at every shift: there is no lag to tell, and the rest is still measured."""
+    frame = video.moving.Frame
+    joints = np.concatenate((np.random.default_rng(0).uniform(100, 200, (1, 17, 2)), np.full((1, 17, 1), 2)), 2)
+    image, ids, boxes = np.zeros((8, 8, 3), np.uint8), np.array([3]), np.array([[90.0, 90, 210, 210]])
+    clip = [frame(image, ids, boxes, joints) for _ in range(40)]
+    found = video.follow(video.from_truth(clip, 0.0, 0.0), "bytetrack", 0.25)
+    got = video.steadiness(clip, found, video.matches(clip, found))
+    assert got["lag"] is None and got["jitter"] == pytest.approx(0, abs=1e-3) and got["error"] == pytest.approx(0, abs=1e-3)

@@ -84,7 +84,7 @@ def run(
         unseen: pictures that judge instead of ``samples``; then these are mirrored at random.
     """
     steps, per_epoch = args.passes // args.batch, len(samples) // args.batch
-    per_epoch = min(per_epoch, steps // 20)  # loss schedules go on by epochs, and a few would be too coarse for them
+    per_epoch = max(1, min(per_epoch, steps // 20))  # loss schedules go on by epochs, and a few would be too coarse for them
     judged, chance = unseen or samples, np.random.default_rng(seed)
     settings = {**args.settings, **(settings or {})}
     model = common.build(name, seed, epochs=steps // per_epoch, settings=settings).to(args.device).train()

@@ -165,7 +165,7 @@ def draw(seed: Sequence[int], long_side: int, persons: int, heights: tuple[float
         x1, y1, x2, y2 = regions[k]
         crop = image[y1:y2, x1:x2].copy()
         raster = rasterise(crop, [actors[k].mesh], cameras[k], light)
-        scene._soften(crop, raster)
+        scene.soften(crop, raster)
         image[y1:y2, x1:x2] = crop
         owner[y1:y2, x1:x2][raster.owner == 0] = k
         area[k] = raster.own_area[0]

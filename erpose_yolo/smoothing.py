@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from ultralytics.engine.results import Results
 
-# On people in motion this halves a detector's trembling for a third of a frame of lag; a lower cut-off (1 Hz, 4) is steadier
-# and adds more error than it takes away where joints are good to half a pixel (benchmarks/video.py).
+# On walking people whose joints are off by 1 px this lowers jitter and error at a lag of a third of a frame; a lower cut-off
+# (1 Hz, 4) is steadier, but lags by half a frame, which costs all that is gained in error (benchmarks/video.py).
 MIN_CUTOFF, BETA = 2.0, 8.0
 
 

@@ -374,7 +374,7 @@ def _shadows(image: Image, actors: Sequence[Actor], camera: Camera, darkness: fl
     image[:] = cv2.multiply(image, cv2.merge((mask, mask, mask)), None, 1 / 255)
 
 
-def _soften(image: Image, raster: Raster) -> None:
+def soften(image: Image, raster: Raster) -> None:
     """Smooth the jagged silhouettes (in place): blend with a blur where the depth jumps."""
     # a depth step marks a silhouette, within one person too
     step = cv2.morphologyEx(raster.depth, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
@@ -444,7 +444,7 @@ def compose(
         tall = camera.focal * actor.height / max(float(camera.to_camera(actor.joints[0])[2]), 0.1)
         people.append(actor.mesh if tall > _DETAILED else coarse(actor.mesh))
     raster = rasterise(image, [*people, *things], camera, light)
-    _soften(image, raster)
+    soften(image, raster)
     boxes, keypoints = label(actors, range(len(actors)), raster, camera)
     return image, boxes, keypoints, raster
 

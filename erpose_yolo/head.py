@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -85,14 +86,13 @@ class PoseBranch(nn.Module):
         num_joints: K.
         ch: channels per level, finest first.
         c: channels of the towers.
-        steers: it trains the trunk, so it may have heatmaps.
     """
 
-    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], c: int, steers: bool = True) -> None:
+    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], c: int) -> None:
         super().__init__()
         self.num_joints = num_joints
         self.centre = settings.offsets == "centre"
-        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain and steers else 0
+        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain else 0
         self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
         self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
@@ -158,12 +158,15 @@ class ERPoseHead(Pose):
         self.settings = settings
         self.stride = torch.zeros(self.nl)
         c = tower_width(settings.width, ch[0])
-        self.pose: PoseBranch | None = PoseBranch(settings, kpt_shape[0], ch, c)
-        two = settings.pose_branch == "separate" and settings.supervision == "dual"
-        self.one2one_pose = PoseBranch(settings, kpt_shape[0], ch, c, steers=False) if two else None
         many, one = settings.supervision != "one2one", settings.supervision != "one2many"
+        self.pose: PoseBranch | None = PoseBranch(settings, kpt_shape[0], ch, c)
         self.one2many_score: nn.ModuleList | None = score_towers(ch, c, nc) if many else None
-        self.one2one_score: nn.ModuleList | None = score_towers(ch, c, nc) if one else None
+        # The one-to-one side starts as a copy: at first both then rank the same cells, and learn poses at the same ones.
+        self.one2one_pose: PoseBranch | None = None
+        if settings.pose_branch == "separate" and many and one:
+            self.one2one_pose = deepcopy(self.pose)
+            self.one2one_pose.heatmap = None  # it does not steer the trunk
+        self.one2one_score: nn.ModuleList | None = deepcopy(self.one2many_score) or score_towers(ch, c, nc) if one else None
         self.register_buffer("margins", default_margins(kpt_shape[0]))
 
     # What stock code asks of a head. end2end is a fact here, not a mode: the deployed scores are one-to-one whatever

@@ -4,11 +4,14 @@
     python benchmarks/learn.py --data path/to/crowd/data.yaml --name learn-crowd
     python benchmarks/learn.py --data path/to/coco-mini/data.yaml --passes 3000 --ablation --name ablation
     python benchmarks/learn.py --data benchmarks/synth-few.yaml --unseen --passes 16000 --size 128 --batch 16 --name screen
+    python benchmarks/learn.py --data benchmarks/synth-few.yaml --unseen --close-ups 128 --passes 16000 --size 96 --batch 16 \
+        --name close-ups
 
 Nano models from random weights, no augmentation; AP (OKS .50:.95, pycocotools) on the training pictures themselves, taken
 from what is deployed: one-to-one scores where a model has them, box NMS elsewhere, YOLO26 in both of its modes. It shows
 how fast and how well a method fits, not how it generalises. With --unseen all training pictures are learnt, half of them
 mirrored, and the validation split judges: a quick look at what compare.py then measures with Ultralytics' own trainer.
+With --close-ups each person gets a picture that it fills: poses are then learnt from a third of the pixels.
 A finished contestant is not run again: delete its entry in results/NAME.json to repeat it.
 """
 
@@ -19,6 +22,7 @@ import json
 import time
 
 import common
+import cv2
 import numpy as np
 import torch
 from compare import ABLATION, OURS, PEERS, modes
@@ -61,6 +65,42 @@ def mirrored(sample: tuple) -> tuple:
     boxes[:, 0] = width - boxes[:, 0]
     joints[..., 0] = np.where(joints[..., 2] > 0, width - joints[..., 0], 0)
     return image[:, :, ::-1].copy(), boxes, joints
+
+
+def close_ups(samples: list, size: int, seed: int = 0, least: int = 40, fewest: int = 12) -> list:
+    """A picture for each person that fills it, with whoever else is in view.
+
+    Args:
+        samples: of common.load_split.
+        size: side of a close-up in pixels.
+        seed: of place and scale: the person takes 1/1.9 to 1/1.3 of the side, its centre lies up to 0.15 sides off.
+        least: longer side in pixels below which a person is left out.
+        fewest: labelled joints below which a person is left out.
+
+    Returns:
+        Samples as those given; joints out of view are unlabelled, boxes end at the border.
+    """
+    rng = np.random.default_rng(seed)
+    out = []
+    for image, boxes, joints in samples:
+        for box, own in zip(boxes, joints):
+            if max(box[2:]) < least or (own[:, 2] > 0).sum() < fewest:
+                continue
+            side = max(box[2:]) * rng.uniform(1.3, 1.9)
+            corner = box[:2] + rng.uniform(-0.15, 0.15, 2) * side - side / 2
+            scale = size / side
+            # OpenCV counts from the centre of the first pixel
+            matrix = np.column_stack((np.eye(2) * scale, (0.5 - corner) * scale - 0.5))
+            pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
+            picture = cv2.warpAffine(pixels, matrix, (size, size), borderValue=(114, 114, 114))
+            moved = np.concatenate(((joints[..., :2] - corner) * scale, joints[..., 2:]), 2)
+            moved[((moved[..., :2] < 0) | (moved[..., :2] >= size)).any(-1)] = 0
+            moved[joints[..., 2] == 0] = 0
+            low, high = (((boxes[:, :2] + sign * boxes[:, 2:] / 2 - corner) * scale).clip(0, size) for sign in (-1, 1))
+            kept = (high - low >= 2).all(1) & (moved[..., 2] > 0).any(1)
+            sides = np.concatenate(((low + high) / 2, high - low), 1)
+            out.append((picture.transpose(2, 0, 1).copy(), sides[kept], moved[kept]))
+    return out
 
 
 def run(
@@ -132,9 +172,9 @@ def table(runs: list[dict]) -> str:
             quarters = list(zip(*(r["curves"][mode] for r in of)))
             early = [f"{np.mean([v['AP'] for v in q]):.3f}" for q in quarters[:-1]]
             last, ap = quarters[-1], [v["AP"] for v in quarters[-1]]
-            rates = [f"{np.mean([v[k] for v in last]):.3f}" for k in ("AP50", "AP75", "duplicates", "misses")]
+            rates = [f"{np.mean([v[k] for v in last]):.3f}" for k in ("AP50", "AP75", "AR50", "duplicates", "misses")]
             rows.append([model + mode, len(of), *early, f"{np.mean(ap):.3f} ({min(ap):.3f} to {max(ap):.3f})", *rates])
-    header = ["model", "seeds", "AP at 25 %", "50 %", "75 %", "AP at 100 % (range)", "AP50", "AP75"]
+    header = ["model", "seeds", "AP at 25 %", "50 %", "75 %", "AP at 100 % (range)", "AP50", "AP75", "AR50"]
     return common.markdown([*header, "duplicates per person", "missed persons"], rows)
 
 
@@ -146,6 +186,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="some rows of the ablation")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--unseen", action="store_true", help="learn all training pictures, judge on the validation split")
+    parser.add_argument("--close-ups", type=int, metavar="PX", help="cut persons out of the pictures at this size")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--people", nargs=2, type=int, default=[3, 8], help="persons in a picture, least and most")
     parser.add_argument("--passes", type=int, default=8000, help="image passes in all")
@@ -156,15 +197,21 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON overrides of the erpose: block")
     parser.add_argument("--name", default="learn", help="of the result files")
     args = parser.parse_args()
+    if args.close_ups and not args.unseen:
+        parser.error("--close-ups needs --unseen")
 
     low, high = args.people
     if args.unseen:
-        samples, unseen = (common.load_split(args.data, split, args.size) for split in ("train", "val"))
+        samples, unseen = (common.load_split(args.data, split, args.close_ups or args.size) for split in ("train", "val"))
+        if args.close_ups:
+            samples, unseen = (close_ups(part, args.size) for part in (samples, unseen))
         args.images, args.people = len(samples), [0, max(len(s[1]) for s in samples)]
     else:
         samples = common.load_split(args.data, "train", args.size, lambda rows: low <= len(rows) <= high)[: args.images]
         unseen = None
     budget = {k: getattr(args, k) for k in ("images", "people", "passes", "size", "batch", "lr", "settings")}
+    if args.close_ups:
+        budget["close_ups"] = args.close_ups
     budget["persons"] = int(np.sum([len(s[1]) for s in samples]))
     file = common.RESULTS / f"{args.name}.json"
     old = json.loads(file.read_text()) if file.exists() else {}

@@ -209,6 +209,19 @@ def test_one_to_one_does_not_steer_the_trunk() -> None:
         assert all((f.grad is not None and bool(f.grad.abs().max() > 0)) == steers for f in x)
 
 
+def test_both_assignments_start_alike() -> None:
+    """Same joints and scores from weights of their own: at first both assignments then rank the same cells."""
+    head = make_head().train()  # with statistics of the batch, as make_head's running ones differ
+    with torch.no_grad():
+        raw = head(features())
+    for name in ("offsets", "visibility", "spread"):
+        assert torch.equal(raw[name], raw[f"one2one_{name}"])
+    assert torch.equal(raw["one2many"], raw["one2one"])
+    assert "heatmaps" in raw and "one2one_heatmaps" not in raw
+    pointers = [p.data_ptr() for p in head.parameters()]
+    assert len(set(pointers)) == len(pointers)
+
+
 def test_heads_of_all_towers() -> None:
     """mixed, plain and depthwise differ in cost the way their names say."""
     size = {t: sum(p.numel() for p in make_head(tower=t).parameters()) for t in ("depthwise", "mixed", "plain")}

@@ -11,7 +11,7 @@ Nano models from random weights, no augmentation; AP (OKS .50:.95, pycocotools) 
 from what is deployed: one-to-one scores where a model has them, box NMS elsewhere, YOLO26 in both of its modes. It shows
 how fast and how well a method fits, not how it generalises. With --unseen all training pictures are learnt, half of them
 mirrored, and the validation split judges: a quick look at what compare.py then measures with Ultralytics' own trainer.
-With --close-ups each person gets a picture that it fills: poses are then learnt from a third of the pixels.
+With --close-ups each person gets a small picture that it fills, and poses are learnt sooner.
 A finished contestant is not run again: delete its entry in results/NAME.json to repeat it.
 """
 

@@ -57,6 +57,15 @@ def test_close_ups_of_neighbours(learn: ModuleType) -> None:
         assert ((moved[..., :2] >= 0) & (moved[..., :2] < 96))[seen].all() and (moved[~seen] == 0).all()
 
 
+def test_unlabelled_joints_stay_zero(learn: ModuleType) -> None:
+    """Also where the picture's corner, where they seem to lie, is in view."""
+    box = np.array([16.0, 31.0, 30.0, 60.0])
+    joints = person(box)
+    joints[5] = 0
+    ((_, _, moved),) = learn.close_ups([(np.zeros((3, 128, 128), np.uint8), box[None], joints[None])], 96)
+    assert (moved[0, 5] == 0).all() and (moved[0, :5, 2] > 0).all()
+
+
 @pytest.mark.parametrize(("least", "fewest"), [(61, 12), (40, 18)])
 def test_who_is_left_out(learn: ModuleType, least: int, fewest: int) -> None:
     samples = [(np.zeros((3, 128, 128), np.uint8), BOX[None], person(BOX)[None])]

@@ -94,8 +94,8 @@ def close_ups(samples: list, size: int, seed: int = 0, least: int = 40, fewest: 
             pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
             picture = cv2.warpAffine(pixels, matrix, (size, size), borderValue=(114, 114, 114))
             moved = np.concatenate(((joints[..., :2] - corner) * scale, joints[..., 2:]), 2)
-            moved[((moved[..., :2] < 0) | (moved[..., :2] >= size)).any(-1)] = 0
-            moved[joints[..., 2] == 0] = 0
+            outside = ((moved[..., :2] < 0) | (moved[..., :2] >= size)).any(-1)
+            moved[outside | (joints[..., 2] == 0)] = 0
             low, high = (((boxes[:, :2] + sign * boxes[:, 2:] / 2 - corner) * scale).clip(0, size) for sign in (-1, 1))
             kept = (high - low >= 2).all(1) & (moved[..., 2] > 0).any(1)
             sides = np.concatenate(((low + high) / 2, high - low), 1)

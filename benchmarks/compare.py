@@ -10,7 +10,8 @@
 Every contestant is trained by Ultralytics' own trainer from random weights (track ``pretrained``: from its own weights of the
 track ``--start``), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval`` judges what is
 deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished run is not
-repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each run.
+repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each run, so
+calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1), and fill one table.
 Parameters, training step and latency do not depend on the data: cost.py, step.py and latency.py have them.
 """
 
@@ -98,7 +99,7 @@ def judge(weights: Path, args: argparse.Namespace, mode: bool | None) -> dict[st
     options = {} if mode is None else {"nms": mode}
     report = evaluate(
         str(weights), args.data, imgsz=args.imgsz, batch=16, device=args.device, workers=0, plots=False, verbose=False,
-        save_dir=args.out / "eval", **options,
+        save_dir=weights.parents[1] / "eval", **options,
     )  # fmt: skip
     coco, crowd = report["coco"], report["crowding"]
     crowded = report.get("by_crowd_index") or report.get("crowdpose") or {}
@@ -190,9 +191,33 @@ def table(runs: list[dict[str, Any]]) -> str:
             + [f"{np.mean([v[k] for v in last]) * 100:.1f}" for k in ("AP50", "AP75", "AR")]
             + ["-" if min(hard) < 0 else f"{np.mean(hard) * 100:.1f}"]  # no crowded picture in the split
             + [cell([v[k] for v in last]) for k in ("duplicates", "misses")]
+            + [f"{np.mean([r['seconds'] for r in of]) / 60:.0f}"]
         )
     header = ["model", "seeds", *(f"AP at {s:.0%}" for s in STAGES[:-1]), "AP (range)", "AP50", "AP75", "AR"]
-    return common.markdown([*header, "AP crowded", "duplicates / 100 persons", "misses / 100 persons"], rows)
+    return common.markdown([*header, "AP crowded", "duplicates / 100 persons", "misses / 100 persons", "training, min"], rows)
+
+
+def finished(file: Path, budget: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs in a result file; read anew each time, as another process may have added some.
+
+    Raises:
+        ValueError: they had another budget.
+    """
+    if not file.exists():
+        return []
+    old = json.loads(file.read_text())
+    if old["budget"] != budget:
+        raise ValueError(f"{file} holds runs of another budget, {old['budget']}. Give --name for a second table.")
+    return list(old["runs"])
+
+
+def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Contestants first, ours before the peers, then variants in the order in which they came; seeds ascending."""
+    known = {m: i for i, m in enumerate((*OURS, *PEERS))}
+    labels = list(dict.fromkeys(r["label"] for r in runs))
+    return sorted(
+        runs, key=lambda r: (r["label"] != "", known.get(r["model"], len(known)), labels.index(r["label"]), r["seed"])
+    )
 
 
 def main() -> None:
@@ -223,16 +248,17 @@ def main() -> None:
 
     budget = {k: getattr(args, k) for k in ("track", "epochs", "imgsz", "batch", "start", "augment")} | {"train": TRAIN}
     file = common.RESULTS / f"{name}.json"
-    old = json.loads(file.read_text()) if file.exists() else {}
-    if old and old["budget"] != budget:
-        parser.error(f"{file} holds runs of another budget, {old['budget']}. Give --name for a second table.")
-    runs = old.get("runs", [])
     todo = [(s, *c) for s in args.seeds for c in contestants(args)]
+    try:
+        finished(file, budget)
+    except ValueError as error:
+        parser.error(str(error))
     for seed, model, label, settings in TQDM(todo, desc=name, disable=False):
         same = {"model": model, "label": label, "settings": settings, "seed": seed}
-        if any(same.items() <= r.items() for r in runs):
+        if any(same.items() <= r.items() for r in finished(file, budget)):
             continue
-        runs += run(model, label, settings, seed, args)
+        new = run(model, label, settings, seed, args)
+        runs = in_order(finished(file, budget) + new)
         what = f"{args.track}: {args.epochs} epochs, {args.imgsz} px, batch {args.batch}"
         common.write(name, {"budget": budget, "runs": runs}, f"{what}\n\n{table(runs)}")
 

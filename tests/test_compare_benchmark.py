@@ -1,0 +1,73 @@
+"""benchmarks/compare.py: one table that several processes fill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BUDGET = {"track": "synth", "epochs": 4}
+FIGURES = {"AP": 0.1, "AP50": 0.2, "AP75": 0.0, "AR": 0.1, "AP_hard": 0.0, "duplicates": 0.0, "misses": 0.5}
+
+
+@pytest.fixture(scope="module")
+def compare(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("compare")
+
+
+def finished_run(model: str, seed: int, ap: float = 0.1, label: str = "", mode: str = "") -> dict[str, Any]:
+    record = {"model": model, "label": label, "settings": {}, "seed": seed, "mode": mode, "seconds": 600}
+    return {**record, "curve": [{**FIGURES, "AP": ap}] * 4}
+
+
+def test_a_second_process_adds_to_the_table(compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compare.common, "RESULTS", tmp_path)
+    begun: list[tuple[str, int]] = []
+
+    def run(model: str, label: str, settings: dict[str, Any], seed: int, args: Any) -> list[dict[str, Any]]:
+        begun.append((model, seed))
+        if model == "erpose-n":  # meanwhile the other process ends its run
+            file = tmp_path / "compare-synth.json"
+            record = json.loads(file.read_text())
+            file.write_text(json.dumps({**record, "runs": [*record["runs"], finished_run("yolov8n-pose", 0, 0.3)]}))
+        return [finished_run(model, seed)]
+
+    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr("sys.argv", "compare.py --track synth --models yolo11n-pose erpose-n yolov8n-pose --seeds 0".split())
+    compare.main()
+    assert begun == [("yolo11n-pose", 0), ("erpose-n", 0)], "what the other one has done is not repeated"
+    rows = [line.split("|")[1].strip() for line in (tmp_path / "compare-synth.md").read_text().splitlines() if line.count("|") > 5]
+    assert rows[2:] == ["erpose-n", "yolov8n-pose", "yolo11n-pose"]
+    assert "30.0 |" in (tmp_path / "compare-synth.md").read_text(), "the other's figures stand as it wrote them"
+
+
+def test_ours_first_then_peers_then_variants(compare: ModuleType) -> None:
+    mixed = [
+        finished_run("erpose-n", 0, label="no heatmaps"),
+        finished_run("yolo26n-pose", 1),
+        finished_run("erpose-n", 1),
+        finished_run("yolov8n-pose", 0),
+        finished_run("erpose-n", 0),
+        finished_run("erpose-n", 0, label="hard score target"),
+    ]
+    order = [(r["model"], r["label"], r["seed"]) for r in compare.in_order(mixed)]
+    assert order == [
+        ("erpose-n", "", 0),
+        ("erpose-n", "", 1),
+        ("yolov8n-pose", "", 0),
+        ("yolo26n-pose", "", 1),
+        ("erpose-n", "no heatmaps", 0),
+        ("erpose-n", "hard score target", 0),
+    ]
+
+
+def test_another_budget_is_refused(compare: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "compare-synth.json"
+    file.write_text(json.dumps({"budget": {**BUDGET, "epochs": 12}, "runs": []}))
+    with pytest.raises(ValueError, match=r"compare-synth.json holds runs of another budget.*--name"):
+        compare.finished(file, BUDGET)
+    assert compare.finished(tmp_path / "none.json", BUDGET) == []

@@ -191,10 +191,9 @@ def table(runs: list[dict[str, Any]]) -> str:
             + [f"{np.mean([v[k] for v in last]) * 100:.1f}" for k in ("AP50", "AP75", "AR")]
             + ["-" if min(hard) < 0 else f"{np.mean(hard) * 100:.1f}"]  # no crowded picture in the split
             + [cell([v[k] for v in last]) for k in ("duplicates", "misses")]
-            + [f"{np.mean([r['seconds'] for r in of]) / 60:.0f}"]
         )
     header = ["model", "seeds", *(f"AP at {s:.0%}" for s in STAGES[:-1]), "AP (range)", "AP50", "AP75", "AR"]
-    return common.markdown([*header, "AP crowded", "duplicates / 100 persons", "misses / 100 persons", "training, min"], rows)
+    return common.markdown([*header, "AP crowded", "duplicates / 100 persons", "misses / 100 persons"], rows)
 
 
 def finished(file: Path, budget: dict[str, Any]) -> list[dict[str, Any]]:

@@ -65,7 +65,9 @@ def write(name: str, record: dict[str, Any], table: str) -> None:
     """Save a result as JSON and Markdown in results/, and print the table."""
     RESULTS.mkdir(exist_ok=True)
     record = {"machine": machine(), **record}
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    half = RESULTS / f"{name}.{os.getpid()}.part"
+    half.write_text(json.dumps(record, indent=1) + "\n")
+    half.replace(RESULTS / f"{name}.json")  # at once: another process may be reading it
     text = f"{table}\n\n{record['machine']}\n"
     (RESULTS / f"{name}.md").write_text(text)
     print(text)

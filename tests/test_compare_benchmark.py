@@ -45,6 +45,24 @@ def test_a_second_process_adds_to_the_table(compare: ModuleType, monkeypatch: py
     assert "30.0 |" in (tmp_path / "compare-synth.md").read_text(), "the other's figures stand as it wrote them"
 
 
+def test_a_result_file_is_never_half_written(compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process that reads it while another one writes sees the old runs or the new ones."""
+    monkeypatch.setattr(compare.common, "RESULTS", tmp_path)
+    compare.common.write("compare-synth", {"budget": BUDGET, "runs": []}, "")
+    target, seen = tmp_path / "compare-synth.json", []
+    write_text = Path.write_text
+
+    def slow(self: Path, text: str, *args: Any, **kwargs: Any) -> int:
+        write_text(self, text[: len(text) // 2])
+        seen.append(json.loads(target.read_text())["runs"])
+        return write_text(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", slow)
+    compare.common.write("compare-synth", {"budget": BUDGET, "runs": [finished_run("erpose-n", 0)]}, "")
+    assert seen[0] == [] and compare.finished(target, BUDGET) == [finished_run("erpose-n", 0)]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["compare-synth.json", "compare-synth.md"]
+
+
 def test_ours_first_then_peers_then_variants(compare: ModuleType) -> None:
     mixed = [
         finished_run("erpose-n", 0, label="no heatmaps"),

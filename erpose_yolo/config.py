@@ -20,7 +20,9 @@ CHOICES = {
     "supervision": ("dual", "one2one", "one2many"),
     "pose_loss": ("smooth_oks", "laplace", "log_oks", "oks"),
     "score_target": ("oks", "hard"),
+    "confidence": ("expected_oks", "score"),
 }
+LIKELIHOODS = ("smooth_oks", "laplace")  # pose losses that learn a spread
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Settings:
     tower: str = "mixed"  # convolutions of the pose tower, see head.POSE_TOWERS
     width: int = 64  # channels of the towers at scale n; other scales grow with the trunk
     pose_branch: str = "separate"  # a pose branch for each assignment of two, or one that both share
+    confidence: str = "expected_oks"  # what persons are sorted by: score and the OKS that their spreads expect, or score
     offsets: str = "cell"  # joints as offsets from the cell, or from a person centre that the cell points at
     boxes: str = "derived"  # from the joints, or by a learned box branch (ablation)
     # assignment
@@ -112,6 +115,11 @@ class Settings:
                     raise ValueError(f"erpose.{key} in {source} must be one number or two, got {list(value)}.")
             values[key] = value
         return cls(**values)
+
+    @property
+    def deploys_spread(self) -> bool:
+        """Inference reads the spreads, and the pose loss teaches them."""
+        return self.confidence == "expected_oks" and self.pose_loss in LIKELIHOODS
 
     def to_dict(self) -> dict[str, Any]:
         """The block as plain YAML types."""

@@ -57,6 +57,40 @@ def encode_joints(joints: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     return (joints - centres[:, None]) / (strides * OFFSET_CELLS)[:, None]
 
 
+def expected_oks(log_spread: Tensor, visibility: Tensor) -> Tensor:
+    """OKS that a pose may expect of itself, from the spreads that the smooth OKS loss teaches.
+
+    A joint whose error r (in tolerances) follows that loss's law, density exp(1 - sqrt(1 + (r/b)^2)) / (4 pi b^2), has a
+    mean OKS kernel exp(-r^2/2) of 1/(1 + e b^2) within 0.026 for every spread b, which is a sigmoid of log b. A pose's is
+    the mean over its joints, weighed by visibility as OKS counts labelled joints only.
+
+    Args:
+        log_spread: (B, K, A) raw output, log b.
+        visibility: (B, K, A) probabilities.
+
+    Returns:
+        (B, 1, A) in [0, 1].
+    """
+    weight = visibility + 1e-3  # no visible joint: all count
+    return (torch.sigmoid(-1 - 2 * log_spread) * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+
+
+def confidence(scores: Tensor, quality: Tensor) -> Tensor:
+    """What persons are sorted by and thresholds are compared with: the score's square root times the expected OKS.
+
+    The score has learnt OKS too, but from one number per person where the spreads had all joints; the root keeps the
+    scale, as the product of two such numbers would be their square.
+
+    Args:
+        scores: (B, C, A) probabilities per class.
+        quality: (B, 1, A) of :func:`expected_oks`.
+
+    Returns:
+        (B, C, A) in [0, 1].
+    """
+    return scores.sqrt() * quality
+
+
 def default_margins(num_joints: int) -> Tensor:
     """Margins of a person whose training labels are not known: (4, 3 + K), see :func:`derive_boxes`.
 

@@ -2,8 +2,8 @@
 
     features -> pose branch  -> offsets, visibility, spread, heatmaps  |  training only, with the
              -> score tower  -> one-to-many scores                     |  one-to-many assignment
-             -> pose branch  -> offsets, visibility (spread: training only)  |  deployed, with the
-             -> score tower  -> one-to-one scores                            |  one-to-one assignment
+             -> pose branch  -> offsets, visibility, spread  |  deployed, with the
+             -> score tower  -> one-to-one scores            |  one-to-one assignment
 
 Shapes: B images, A cells of all levels (finest first), K joints, C classes. Rows are in pixels of the network input.
 """
@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, DWConv, Pose
 
 from erpose_yolo.config import Settings
-from erpose_yolo.decode import assemble_rows, decode_boxes, decode_joints, default_margins, derive_boxes, make_cells
+from erpose_yolo.decode import (
+    assemble_rows,
+    confidence,
+    decode_boxes,
+    decode_joints,
+    default_margins,
+    derive_boxes,
+    expected_oks,
+    make_cells,
+)
 
 LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
 
@@ -96,7 +105,7 @@ class PoseBranch(nn.Module):
         self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
         self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
-        # training only
+        self.deploys_spread = settings.deploys_spread
         self.spread: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
         self.heatmap: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in range(maps)) or None
 
@@ -130,7 +139,9 @@ class PoseBranch(nn.Module):
 
     def fuse(self) -> None:
         """Drop what only training uses."""
-        self.spread = self.heatmap = None
+        self.heatmap = None
+        if not self.deploys_spread:
+            self.spread = None
 
 
 class ERPoseHead(Pose):
@@ -145,9 +156,11 @@ class ERPoseHead(Pose):
     Attributes:
         margins: (4, 3 + K) buffer, fitted to the training labels (decode.fit_margins).
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
+        fused: what only training uses is gone.
     """
 
     dense = False
+    fused = False
     margins: Tensor
 
     def __init__(self, nc: int, kpt_shape: Sequence[int], settings: Settings, ch: Sequence[int]) -> None:
@@ -189,7 +202,7 @@ class ERPoseHead(Pose):
     @property
     def cv2(self) -> nn.ModuleList | None:
         """Stock code reads: not None until fused."""
-        return self.deployed.spread
+        return None if self.fused else self.deployed.joints
 
     @property
     def one2one_cv2(self) -> nn.ModuleList | None:
@@ -255,6 +268,8 @@ class ERPoseHead(Pose):
         else:
             boxes = derive_boxes(joints, visibility, self.margins)
         scores = raw["one2one" if "one2one" in raw else "one2many"].sigmoid()
+        if self.deployed.deploys_spread:
+            scores = confidence(scores, expected_oks(raw[prefix + "spread"], visibility))
         table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
         if not self.dense:
             return self.postprocess(table)
@@ -268,3 +283,4 @@ class ERPoseHead(Pose):
         if self.one2one_score is not None:
             self.one2many_score = None
         self.deployed.fuse()
+        self.fused = True

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 from erpose_yolo import assigner
 from erpose_yolo.assigner import NO_CELL, Candidates
-from erpose_yolo.config import Settings, at
+from erpose_yolo.config import LIKELIHOODS, Settings, at
 from erpose_yolo.decode import decode_boxes, decode_joints, default_margins, derive_boxes, make_cells
 from erpose_yolo.oks import kernel, mean_over_labelled, oks_error
 
@@ -88,7 +88,6 @@ def plain_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
 
 
 JOINT_LOSSES = {"smooth_oks": smooth_oks_loss, "laplace": laplace_loss, "oks": plain_oks_loss}
-LIKELIHOODS = ("smooth_oks", "laplace")
 
 
 def pose_loss(kind: str, error: Tensor, log_spread: Tensor, labelled: Tensor, oks_gain: float = 0.0) -> Tensor:

@@ -8,11 +8,13 @@ import torch
 from erpose_yolo.decode import (
     OFFSET_CELLS,
     assemble_rows,
+    confidence,
     decode_boxes,
     decode_joints,
     default_margins,
     derive_boxes,
     encode_joints,
+    expected_oks,
     fit_margins,
     make_cells,
     select_rows,
@@ -33,6 +35,38 @@ def test_cells_come_in_the_order_of_flattened_feature_maps() -> None:
         maps.append(torch.tensor([x, y]))
     assert torch.equal(centres, torch.cat([m.flatten(1) for m in maps], 1).double())
     assert strides[0, [0, 47, 48, 59, 60, 63]].tolist() == [8, 8, 16, 16, 32, 32]
+
+
+def test_expected_oks_is_the_mean_kernel_of_the_law_that_the_loss_teaches() -> None:
+    """Joints that scatter as the smooth OKS loss assumes, with spread b, have this mean OKS kernel."""
+    r = torch.linspace(0, 4000, 4_000_001, dtype=torch.float64)  # tolerances
+    for b in (0.02, 0.1, 0.3, 0.7, 1.0, 2.0, 5.0, 20.0):
+        density = torch.exp(1 - torch.sqrt(1 + (r / b) ** 2)) * r  # of the distance; the loss is its negative logarithm
+        kernel = torch.exp(-(r**2) / 2)
+        truth = (kernel * density).sum() / density.sum()
+        ours = expected_oks(torch.full((1, 1, 1), b, dtype=torch.float64).log(), torch.ones(1, 1, 1, dtype=torch.float64))
+        assert abs(float(ours) - float(truth)) < 0.027
+
+
+def test_expected_oks_counts_visible_joints_only() -> None:
+    """OKS counts labelled joints; one that is never labelled learns no spread, and must not pull every score down."""
+    spread = torch.tensor([-3.0, -3.0, 4.0])[None, :, None].expand(1, 3, 5)
+    seen = torch.tensor([1.0, 1.0, 0.0])[None, :, None].expand(1, 3, 5)
+    two = expected_oks(spread[:, :2], seen[:, :2])
+    assert two.shape == (1, 1, 5) and (two > 0.99).all()
+    assert torch.allclose(expected_oks(spread, seen), two, atol=1e-3)
+    assert torch.allclose(expected_oks(spread, seen * 0), expected_oks(spread, seen * 0 + 1), atol=1e-3)
+    wild = torch.tensor([-1e4, 1e4, 0.0])[None, :, None]
+    for dtype in (torch.float32, torch.float16):
+        assert expected_oks(wild.to(dtype), torch.zeros(1, 3, 1, dtype=dtype)).isfinite().all()
+
+
+def test_confidence_keeps_the_scale_of_scores() -> None:
+    """Thresholds that users know must go on to mean the same: equal score and expected OKS near one stay there."""
+    scores, quality = torch.rand(2, 3, 7), torch.rand(2, 1, 7)
+    out = confidence(scores, quality)
+    assert out.shape == (2, 3, 7) and torch.allclose(out**2, scores * quality**2, atol=1e-6)
+    assert float(confidence(torch.tensor(0.81), torch.tensor(0.9))) == pytest.approx(0.81)
 
 
 def test_decode_golden() -> None:

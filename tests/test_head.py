@@ -75,16 +75,31 @@ def test_max_det() -> None:
 
 
 def test_rows_are_the_decoded_best_cells() -> None:
-    """Each row's pose must be that of the cell whose score it carries."""
+    """Each row's pose must be that of the cell whose score it carries, and the pose's own spreads weigh that score."""
     head, x = make_head(), features()
+    for conv in head.deployed.spread:
+        nn.init.normal_(conv.weight, 0, 0.5)
     with torch.no_grad():
         rows, raw = head(x)
     centres, strides = make_cells([f.shape[2:] for f in x], STRIDES, x[0])
     joints = decode_joints(raw["one2one_offsets"], centres, strides)
-    order = raw["one2one"][0, 0].argsort(descending=True)
+    oks_of_joints = 1 / (1 + math.e * raw["one2one_spread"][0].exp() ** 2)
+    weight = raw["one2one_visibility"][0].sigmoid()
+    score = raw["one2one"][0, 0].sigmoid() ** 0.5 * (oks_of_joints * weight).sum(0) / weight.sum(0)
+    order = score.argsort(descending=True)
+    assert not torch.equal(order[:5], raw["one2one"][0, 0].argsort(descending=True)[:5])  # the spreads have their say
     wanted = joints[0, :, :, order[:5]].permute(2, 0, 1)
     assert torch.allclose(rows[0, :5, 6:].view(5, 17, 3)[..., :2], wanted, atol=1e-4)
-    assert torch.allclose(rows[0, :5, 4], raw["one2one"][0, 0, order[:5]].sigmoid())
+    assert torch.allclose(rows[0, :5, 4], score[order[:5]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"confidence": "score"}, {"pose_loss": "oks"}], ids=str)
+def test_scores_without_spreads(settings: dict[str, object]) -> None:
+    """Rows carry the plain score where the spreads shall not be read, and where no likelihood has taught them."""
+    head, x = make_head(**settings), features()
+    with torch.no_grad():
+        rows, raw = head(x)
+    assert torch.allclose(rows[0, :5, 4], raw["one2one"][0, 0].sigmoid().sort(descending=True).values[:5])
 
 
 def test_deployed_score_is_one_to_one() -> None:
@@ -148,7 +163,7 @@ def test_nms_free_is_no_mode() -> None:
 @pytest.mark.parametrize(
     "settings",
     [{}, {"pose_branch": "shared"}, {"supervision": "one2one"}, {"supervision": "one2many"}, {"boxes": "learned"},
-     {"offsets": "centre"}, {"heatmap_levels": "all"}, {"heatmap_gain": 0.0}],
+     {"offsets": "centre"}, {"heatmap_levels": "all"}, {"heatmap_gain": 0.0}, {"confidence": "score"}, {"pose_loss": "oks"}],
     ids=str,
 )  # fmt: skip
 def test_fuse_drops_training_and_keeps_rows(settings: dict[str, object]) -> None:
@@ -158,7 +173,8 @@ def test_fuse_drops_training_and_keeps_rows(settings: dict[str, object]) -> None
     head.fuse()
     assert torch.equal(rows_of(head, x), before)
     names = " ".join(head.state_dict())
-    assert "spread" not in names and "heatmap" not in names
+    assert "heatmap" not in names
+    assert ("spread" in names) == (not {"confidence", "pose_loss"} & set(settings))  # read, and taught
     assert ("one2many" in names) == (settings.get("supervision") == "one2many")
     separate = settings.get("pose_branch") != "shared" and "supervision" not in settings
     assert any(n.startswith("one2one_pose.") for n in head.state_dict()) == separate

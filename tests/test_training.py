@@ -271,7 +271,7 @@ def test_onnx(run: Path, tiny_dataset: Path, tmp_path: Path, no_nms: None) -> No
 
     graph = onnx.load(file)
     assert not [n.op_type for n in graph.graph.node if "NonMaxSuppression" in n.op_type or "NMS" in n.name]
-    assert not [i.name for i in graph.graph.initializer if any(p in i.name for p in ("spread", "heatmap", "one2many"))]
+    assert not [i.name for i in graph.graph.initializer if any(p in i.name for p in ("heatmap", "one2many"))]
     metadata = {p.key: p.value for p in graph.metadata_props}
     assert metadata["task"] == "pose" and json.loads(metadata["kpt_shape"]) == [17, 3]
 

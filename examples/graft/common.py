@@ -25,7 +25,9 @@ from erpose_yolo.config import Settings
 from erpose_yolo.data.skeletons import flip_from_names
 from erpose_yolo.data.synth import SynthConfig
 from erpose_yolo.data.synth.dataset import picture
-from erpose_yolo.decode import assemble_rows, decode_boxes, decode_joints, default_margins, derive_boxes, make_cells, select_rows
+from erpose_yolo.decode import (
+    assemble_rows, confidence, decode_boxes, decode_joints, default_margins, derive_boxes, expected_oks, make_cells, select_rows,
+)  # fmt: skip
 from erpose_yolo.losses import ERPoseLoss, Targets
 from erpose_yolo.metrics.coco import NAMES, keypoint_ap
 from erpose_yolo.oks import object_area, sigmas_for
@@ -150,6 +152,8 @@ class Graft(nn.Module):
         else:
             boxes = derive_boxes(joints, visibility, default_margins(self.head.num_joints))
         scores = out["one2one" if "one2one" in out else "one2many"].sigmoid()
+        if self.settings.deploys_spread:
+            scores = confidence(scores, expected_oks(out["spread"], visibility))
         rows = assemble_rows(boxes, torch.cat((scores, scores * 0), 1), joints, visibility).transpose(1, 2)  # class 0
         if "one2one" in out:
             return select_rows(rows, conf, MAX_PERSONS)

@@ -105,7 +105,6 @@ class PoseBranch(nn.Module):
         self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
         self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
-        self.deploys_spread = settings.deploys_spread
         self.spread: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
         self.heatmap: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in range(maps)) or None
 
@@ -137,10 +136,10 @@ class PoseBranch(nn.Module):
         for conv in _convs(self.heatmap):
             _fill_bias(conv, -math.log(99))  # one map cell in a hundred, as focal losses start
 
-    def fuse(self) -> None:
+    def fuse(self, keep_spread: bool) -> None:
         """Drop what only training uses."""
         self.heatmap = None
-        if not self.deploys_spread:
+        if not keep_spread:
             self.spread = None
 
 
@@ -268,7 +267,7 @@ class ERPoseHead(Pose):
         else:
             boxes = derive_boxes(joints, visibility, self.margins)
         scores = raw["one2one" if "one2one" in raw else "one2many"].sigmoid()
-        if self.deployed.deploys_spread:
+        if self.settings.deploys_spread and prefix + "spread" in raw:
             scores = confidence(scores, expected_oks(raw[prefix + "spread"], visibility))
         table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
         if not self.dense:
@@ -282,5 +281,5 @@ class ERPoseHead(Pose):
             self.pose = None
         if self.one2one_score is not None:
             self.one2many_score = None
-        self.deployed.fuse()
+        self.deployed.fuse(self.settings.deploys_spread)
         self.fused = True

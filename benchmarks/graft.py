@@ -59,6 +59,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grafts", nargs="+", choices=GRAFTS, default=list(GRAFTS))
+    parser.add_argument("--styles", nargs="+", choices=STYLES, default=list(STYLES))
     parser.add_argument("--passes", type=int, default=12000, help="image passes of each contestant")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--by-heart", type=int, metavar="N", help="train and judge on the same N pictures")
@@ -71,7 +72,7 @@ def main() -> None:
     runs = json.loads(file.read_text())["runs"] if file.exists() else []
     for seed in args.seeds:
         for graft in args.grafts:
-            for style in STYLES:
+            for style in args.styles:
                 who = {"graft": graft, "style": style, "seed": seed}
                 budget = {"passes": args.passes, "batch": args.batch, "by_heart": args.by_heart}
                 if not any(all(r[k] == v for k, v in {**who, **budget}.items()) for r in runs):

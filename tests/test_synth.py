@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 
 from erpose_yolo.data.synth import SynthConfig, contact_sheet, generate, render_scene
 from erpose_yolo.data.synth import dataset as dataset_module
+from erpose_yolo.data.synth import scene as scene_module
 from erpose_yolo.data.synth.body import Outfit
 from erpose_yolo.data.synth.camera import Camera
-from erpose_yolo.data.synth.pose import ACTIVITIES, sample_pose
+from erpose_yolo.data.synth.pose import ACTIVITIES, draw_activity, sample_pose
 from erpose_yolo.data.synth.scene import box_iou, compose, make_actor, max_iou, photograph
 from erpose_yolo.data.synth.skeleton import COCO, FRAME, LIMITS, POINT, Proportions, sample_proportions, solve
 
@@ -47,7 +49,7 @@ def _tree(root: Path) -> dict[str, bytes]:
     [
         ("people", (4, 2)), ("people", (-1, 2)), ("people", 3), ("size", 31), ("crowding", -0.1), ("crowding", 0.81),
         ("images", -1), ("val_images", -2), ("empty", 1.5), ("seed", -1), ("images", 2.5), ("aspect", 0.0),
-        ("crowding", float("nan")), ("size", True),
+        ("crowding", float("nan")), ("size", True), ("activities", ("stand", "swim")), ("activities", "stand"), ("plain", 1),
     ],
 )  # fmt: skip
 def test_wrong_config_names_the_field(field: str, value: object) -> None:
@@ -245,6 +247,35 @@ def test_empty_pictures() -> None:
     assert image.shape == (64, 64, 3) and boxes.shape == (0, 4) and keypoints.shape == (0, 17, 3)
 
 
+def test_plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but people on one colour, so whatever stands out is labelled, and nothing hides a person but persons."""
+    shades = set()
+    for i in range(20):
+        image, _, _ = render_scene(np.random.default_rng((7, i)), SynthConfig(size=64, plain=True, empty=1.0))
+        assert (image == image[:, :1]).all()  # a shade from top to bottom
+        assert np.ptp(image.astype(int), 0).max() < 90
+        shades.add(tuple(image[0, 0]))
+    assert len(shades) > 15
+    for name in ("_props", "photograph"):  # no chairs, poles or crates, no blur or grain
+        monkeypatch.setattr(scene_module, name, lambda *a, **k: pytest.fail("not plain"))
+    for i in range(10):
+        cfg = SynthConfig(size=64, people=(1, 2), plain=True, empty=0.0, activities=("sit", "stand"))
+        assert render_scene(np.random.default_rng((8, i)), cfg)[0].std() > 1
+
+
+def test_activities_are_kept_to() -> None:
+    """Who asks for people who lie gets no one who stands."""
+    rng = np.random.default_rng(0)
+    assert {draw_activity(rng, ("walk", "lie")) for _ in range(60)} == {"walk", "lie"}
+    assert {draw_activity(rng) for _ in range(600)} == set(ACTIVITIES)
+    tall = {}
+    for activity in ("stand", "lie"):
+        cfg = SynthConfig(size=96, people=(1, 1), empty=0.0, activities=[activity])
+        boxes = np.concatenate([render_scene(np.random.default_rng((9, i)), cfg)[1] for i in range(25)])
+        tall[activity] = np.median((boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0]))
+    assert tall["stand"] > 1.5 > 1.2 > tall["lie"]
+
+
 def test_small_and_large_pictures() -> None:
     for size in (32, 800):
         image, _, _ = render_scene(np.random.default_rng(1), SynthConfig(size=size, people=(2, 2)))
@@ -304,6 +335,16 @@ def test_generating_again_does_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(dataset_module, "_write_one", lambda *a, **k: pytest.fail("generated again"))
     generate(root, SMALL, workers=1)
     assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*")}
+
+
+def test_sets_of_an_older_release_stay(tmp_path: Path) -> None:
+    """A set made before a field existed is the one with that field's default, not one to draw again."""
+    root = generate(tmp_path / "set", SMALL, workers=1)
+    mark = json.loads((root / "synth.json").read_text())
+    (root / "synth.json").write_text(json.dumps({k: v for k, v in mark.items() if k not in ("activities", "plain")}))
+    assert dataset_module.is_complete(root, SMALL) and not dataset_module.is_complete(root, replace(SMALL, plain=True))
+    (root / "synth.json").write_text(json.dumps({k: v for k, v in mark.items() if k != "version"}))
+    assert not dataset_module.is_complete(root, SMALL)
 
 
 def test_another_config_replaces_the_set(tmp_path: Path) -> None:
@@ -367,7 +408,10 @@ def test_contact_sheet_and_command_line(tmp_path: Path) -> None:
     path = contact_sheet(SMALL, 6, tmp_path / "deep" / "sheet.jpg")
     assert path.stat().st_size > 3000
     assert "images/s" in bench(SMALL, 0.05)
-    main(["--out", str(tmp_path / "cli"), "--images", "2", "--val", "1", "--size", "48", "--workers", "1"])
+    plain = ["--plain", "--activities", "stand", "walk"]
+    main(["--out", str(tmp_path / "cli"), "--images", "2", "--val", "1", "--size", "48", "--workers", "1", *plain])
+    made = json.loads((tmp_path / "cli" / "synth.json").read_text())
+    assert made["plain"] is True and made["activities"] == ["stand", "walk"]
     assert (tmp_path / "cli" / "synth.json").exists()
     for wrong in (["--people", "3", "1", "--bench", "1"], []):
         with pytest.raises(SystemExit):

@@ -43,7 +43,7 @@ STYLES = {
     ),
 }  # fmt: skip
 SIZE = 96  # pixels, the side of a picture
-TRAIN_PICTURES, VAL_PICTURES = 2000, 200
+TRAIN_PICTURES, VAL_PICTURES = 6000, 200
 NMS_IOU = 0.7  # Ultralytics' default
 MAX_PERSONS = 20  # what the judge counts in an image
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -167,7 +167,7 @@ def draw(split: str, count: int) -> list[Sample]:
     Returns:
         (picture (3, S, S) uint8 RGB, boxes (N, 4) corners in pixels, joints (N, 17, 3) pixels and visibility).
     """
-    cfg, index = SynthConfig(size=SIZE, people=(1, 2), empty=0.0), 0
+    cfg, index = SynthConfig(size=SIZE, people=(1, 2), empty=0.0, plain=True, activities=("stand", "walk")), 0
     out: list[Sample] = []
     while len(out) < count:
         image, boxes, joints = picture(cfg, split, index)

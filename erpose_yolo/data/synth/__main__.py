@@ -12,6 +12,7 @@ import numpy as np
 
 from .config import SynthConfig
 from .dataset import contact_sheet, generate, picture
+from .pose import ACTIVITIES
 from .scene import max_iou
 
 
@@ -47,13 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--empty", type=float, default=default.empty, help="fraction of pictures without people (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--aspect", type=float, default=default.aspect, help="width / height (%(default)s)")
+    parser.add_argument("--activities", nargs="+", default=(), choices=ACTIVITIES, metavar="NAME", help="what people do (all)")
+    parser.add_argument("--plain", action="store_true", help="even backgrounds, nothing in front of people, no blur or grain")
     parser.add_argument("--workers", type=int, default=None, help="processes (all cores)")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of 24 pictures to this file")
     parser.add_argument("--bench", type=float, metavar="SECONDS", help="print the images per second on one core")
     args = parser.parse_args(argv)
     try:
         cfg = SynthConfig(
-            args.images, args.val, args.size, tuple(args.people), args.crowding, args.empty, args.seed, args.aspect
+            args.images, args.val, args.size, tuple(args.people), args.crowding, args.empty, args.seed, args.aspect,
+            tuple(args.activities), args.plain,
         )  # fmt: skip
     except ValueError as error:
         parser.error(str(error))

@@ -321,6 +321,14 @@ def clutter(rng: _R, image: Image, count: int) -> None:
             cv2.putText(image, text, (x, y), 0, rng.uniform(0.3, 1.5), ink, int(rng.integers(1, 4)), cv2.LINE_AA)
 
 
+def even(rng: _R, shape: tuple[int, int]) -> Image:
+    """One colour, a little lighter or darker at one end. Arguments and result as :func:`paint`."""
+    image = np.empty((*shape, 3), np.uint8)
+    colour = _colour(rng, 90, 90, 235)
+    _gradient(image, colour, _vary(rng, colour, 0.15))
+    return image
+
+
 def paint(rng: _R, shape: tuple[int, int], horizon: float) -> Image:
     """Paint a background.
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .pose import ACTIVITIES
+
 VERSION = 1  # raise when the pictures for a seed change, so that old sets are made anew
 
 
@@ -23,6 +25,9 @@ class SynthConfig:
         empty: fraction of pictures without a person.
         seed: seed of the whole set.
         aspect: width / height of the pictures.
+        activities: what people do, some of `pose.ACTIVITIES`; none: all of them, common ones more often.
+        plain: before an even background, with nothing in front of them and no blur, grain or JPEG: for first steps and
+            small budgets.
 
     Raises:
         ValueError: naming the field that is wrong.
@@ -36,6 +41,8 @@ class SynthConfig:
     empty: float = 0.03
     seed: int = 0
     aspect: float = 1.0
+    activities: tuple[str, ...] = ()
+    plain: bool = False
 
     def __post_init__(self) -> None:
         """Check every field; `people` may come in as a list (from JSON or YAML)."""
@@ -63,6 +70,11 @@ class SynthConfig:
             raise ValueError(f"crowding needs people to allow at least 2 persons, got people={self.people!r}")
         if not (isinstance(self.aspect, (int, float)) and math.isfinite(self.aspect) and 0.2 <= self.aspect <= 5.0):
             raise ValueError(f"aspect must lie in [0.2, 5], got {self.aspect!r}")
+        if isinstance(self.activities, str) or not all(a in ACTIVITIES for a in self.activities):
+            raise ValueError(f"activities must be some of {', '.join(ACTIVITIES)}, got {self.activities!r}")
+        object.__setattr__(self, "activities", tuple(self.activities))
+        if not isinstance(self.plain, bool):
+            raise ValueError(f"plain must be true or false, got {self.plain!r}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,4 +85,4 @@ class SynthConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready fields with the generator version."""
-        return {**asdict(self), "people": list(self.people), "version": VERSION}
+        return {**asdict(self), "people": list(self.people), "activities": list(self.activities), "version": VERSION}

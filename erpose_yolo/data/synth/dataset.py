@@ -113,8 +113,9 @@ def _write_shared(cfg: SynthConfig, folder: Path, workers: int, tick: Callable[[
 def is_complete(root: Path, cfg: SynthConfig) -> bool:
     """Whether `root` holds the finished set of this configuration and generator version."""
     try:
-        return bool(json.loads((root / MARK).read_text()) == cfg.as_dict())
-    except (OSError, ValueError):
+        made: dict[str, object] = json.loads((root / MARK).read_text())
+        return {**SynthConfig().as_dict(), "version": None, **made} == cfg.as_dict()  # older sets name fewer fields
+    except (OSError, ValueError, TypeError):
         return False
 
 

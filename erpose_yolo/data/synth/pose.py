@@ -6,6 +6,7 @@ Legs and trunk come from an activity, the arms from a gesture, so that many comb
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -91,10 +92,11 @@ def _stride(rng: _R, pose: Angles, reach: float, lift: float, swing: float, elbo
     pose["spine_twist"] = 8 * math.sin(phase) * reach / 30
 
 
-def draw_activity(rng: _R) -> str:
-    """One of `ACTIVITIES`, common ones more often."""
-    weights = np.array(list(_ACTIVITIES.values()))
-    return ACTIVITIES[int(rng.choice(len(weights), p=weights / weights.sum()))]
+def draw_activity(rng: _R, among: Sequence[str] = ()) -> str:
+    """One of `ACTIVITIES`, or of some of them, common ones more often."""
+    names = among or ACTIVITIES
+    weights = np.array([_ACTIVITIES[n] for n in names])
+    return names[int(rng.choice(len(weights), p=weights / weights.sum()))]
 
 
 def sample_pose(rng: _R, activity: str | None = None) -> tuple[Angles, Support]:

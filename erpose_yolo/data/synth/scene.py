@@ -419,7 +419,13 @@ def photograph(rng: _R, image: Image) -> Image:
 
 
 def compose(
-    rng: _R, actors: Sequence[Actor], camera: Camera, shape: tuple[int, int], distance: float = 4.0, props: bool = True
+    rng: _R,
+    actors: Sequence[Actor],
+    camera: Camera,
+    shape: tuple[int, int],
+    distance: float = 4.0,
+    props: bool = True,
+    plain: bool = False,
 ) -> tuple[Image, Array, Array, Raster]:
     """Draw placed people into a fresh background and label them.
 
@@ -430,11 +436,12 @@ def compose(
         shape: height and width in px.
         distance: of the subject in metres.
         props: whether chairs and foreground things are added.
+        plain: before an even background.
 
     Returns:
         Picture (H, W, 3) uint8 BGR before `photograph`; boxes (M, 4); keypoints (M, 17, 3); the raster.
     """
-    image = background.paint(rng, shape, camera.horizon)
+    image = background.even(rng, shape) if plain else background.paint(rng, shape, camera.horizon)
     light = sample_light(rng)
     things = _props(rng, actors, camera, distance, shape[1]) if props else []
     if actors and rng.random() < 0.8:
@@ -466,8 +473,11 @@ def render_scene(rng: _R, cfg: SynthConfig) -> tuple[Image, Array, Array]:
     count = 0 if rng.random() < cfg.empty else int(rng.integers(low, high + 1))
     camera, distance = sample_camera(rng, cfg.shape, count, cfg.crowding)
     # people in a crowd tend to do the same thing, and boxes of one shape overlap more
-    common = draw_activity(rng)
-    actors = [make_actor(rng, common if rng.random() < cfg.crowding else None) for _ in range(count)]
+    common = draw_activity(rng, cfg.activities)
+    actors = []
+    for _ in range(count):
+        own = draw_activity(rng, cfg.activities) if cfg.activities else None
+        actors.append(make_actor(rng, common if rng.random() < cfg.crowding else own))
     actors = place(rng, actors, camera, distance, cfg.shape, cfg.crowding)
-    image, boxes, keypoints, _ = compose(rng, actors, camera, cfg.shape, distance)
-    return photograph(rng, image), boxes, keypoints
+    image, boxes, keypoints, _ = compose(rng, actors, camera, cfg.shape, distance, not cfg.plain, cfg.plain)
+    return image if cfg.plain else photograph(rng, image), boxes, keypoints

@@ -26,8 +26,16 @@ from erpose_yolo.data.skeletons import flip_from_names
 from erpose_yolo.data.synth import SynthConfig
 from erpose_yolo.data.synth.dataset import picture
 from erpose_yolo.decode import (
-    assemble_rows, confidence, decode_boxes, decode_joints, default_margins, derive_boxes, expected_oks, make_cells, select_rows,
-)  # fmt: skip
+    assemble_rows,
+    confidence,
+    decode_boxes,
+    decode_joints,
+    default_margins,
+    derive_boxes,
+    expected_oks,
+    make_cells,
+    select_rows,
+)
 from erpose_yolo.losses import ERPoseLoss, Targets
 from erpose_yolo.metrics.coco import NAMES, keypoint_ap
 from erpose_yolo.oks import object_area, sigmas_for

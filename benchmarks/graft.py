@@ -1,6 +1,7 @@
 """ER-Pose's assigner, losses and decode on trunks of torchvision and effdet, against a head in the style of YOLOv8-pose.
 
-    python benchmarks/graft.py --passes 12000
+    python benchmarks/graft.py --grafts ssdlite --passes 48000
+    python benchmarks/graft.py --grafts efficientdet
 
 Each contestant is one run of an example in examples/graft, in a process of its own that never imports ultralytics: the
 same trunk from random weights, the same synthetic pictures, optimiser and number of image passes. AP and AP50 are
@@ -60,8 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grafts", nargs="+", choices=GRAFTS, default=list(GRAFTS))
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=list(STYLES))
-    parser.add_argument("--passes", type=int, default=12000, help="image passes of each contestant")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--passes", type=int, default=24000, help="image passes of each contestant")
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--by-heart", type=int, metavar="N", help="train and judge on the same N pictures")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--pictures", type=Path, default=Path(tempfile.gettempdir(), "erpose-graft.pkl"), help="kept here")
@@ -76,9 +77,8 @@ def main() -> None:
                 who = {"graft": graft, "style": style, "seed": seed}
                 budget = {"passes": args.passes, "batch": args.batch, "by_heart": args.by_heart}
                 if not any(all(r[k] == v for k, v in {**who, **budget}.items()) for r in runs):
-                    runs = [r for r in runs if any(r[k] != v for k, v in who.items())]  # of another budget
                     runs.append({**who, **budget, **run(graft, style, seed, args)})
-                    runs.sort(key=lambda r: (list(GRAFTS).index(r["graft"]), r["seed"], list(STYLES).index(r["style"])))
+                    runs.sort(key=lambda r: (list(GRAFTS).index(r["graft"]), r["passes"], r["seed"], list(STYLES).index(r["style"])))
                     common.write(name, {"runs": runs}, table(runs))
 
 

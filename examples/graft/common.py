@@ -170,7 +170,8 @@ class Graft(nn.Module):
 
 
 def draw(split: str, count: int) -> list[Sample]:
-    """``count`` pictures of one or two synthetic people, each at least a quarter of the side tall and wide on average.
+    """``count`` pictures of one or two synthetic people who stand or walk, each at least a quarter of the side tall and wide on
+    average, before even backgrounds: what a trunk learns from random weights on a CPU.
 
     Returns:
         (picture (3, S, S) uint8 RGB, boxes (N, 4) corners in pixels, joints (N, 17, 3) pixels and visibility).
@@ -273,9 +274,9 @@ def main(trunk: Callable[[], Trunk], about: str | None) -> None:
     """Command line of an example."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--style", choices=STYLES, default="erpose")
-    parser.add_argument("--passes", type=int, default=12000, help="image passes, the budget")
+    parser.add_argument("--passes", type=int, default=24000, help="image passes, the budget")
     parser.add_argument("--pictures", type=Path, help="keep the drawn pictures in this file, and take them from it the next time")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--by-heart", type=int, metavar="N", help="train and judge on the same N pictures: a quick check, no more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)

@@ -78,7 +78,8 @@ def main() -> None:
                 budget = {"passes": args.passes, "batch": args.batch, "by_heart": args.by_heart}
                 if not any(all(r[k] == v for k, v in {**who, **budget}.items()) for r in runs):
                     runs.append({**who, **budget, **run(graft, style, seed, args)})
-                    runs.sort(key=lambda r: (list(GRAFTS).index(r["graft"]), r["passes"], r["seed"], list(STYLES).index(r["style"])))
+                    places = list(GRAFTS), list(STYLES)
+                    runs.sort(key=lambda r: (places[0].index(r["graft"]), r["passes"], r["seed"], places[1].index(r["style"])))
                     common.write(name, {"runs": runs}, table(runs))
 
 

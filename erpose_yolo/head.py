@@ -267,7 +267,7 @@ class ERPoseHead(Pose):
         else:
             boxes = derive_boxes(joints, visibility, self.margins)
         scores = raw["one2one" if "one2one" in raw else "one2many"].sigmoid()
-        if self.settings.deploys_spread and prefix + "spread" in raw:
+        if self.settings.deploys_spread and prefix + "spread" in raw:  # weights fused by an older release have none
             scores = confidence(scores, expected_oks(raw[prefix + "spread"], visibility))
         table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
         if not self.dense:

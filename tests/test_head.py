@@ -102,6 +102,16 @@ def test_scores_without_spreads(settings: dict[str, object]) -> None:
     assert torch.allclose(rows[0, :5, 4], raw["one2one"][0, 0].sigmoid().sort(descending=True).values[:5])
 
 
+def test_weights_fused_before_spreads_were_deployed() -> None:
+    """They have none, and go on to show what they showed."""
+    head, x = make_head(), features()
+    head.fuse()
+    head.deployed.spread = None
+    with torch.no_grad():
+        rows, raw = head(x)
+    assert torch.allclose(rows[0, :5, 4], raw["one2one"][0, 0].sigmoid().sort(descending=True).values[:5])
+
+
 def test_deployed_score_is_one_to_one() -> None:
     """Rows from the dense scores would show every person ten times, with no NMS to clean up."""
     head, x = make_head(), features()

@@ -32,6 +32,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tower in model.model.model[-1].one2one_score:
         tower[-1].bias.data.fill_(0.0)
         tower[-1].weight.data.normal_(0, 0.5)
+    for conv in model.model.model[-1].deployed.spread:
+        conv.bias.data.fill_(-2.0)  # sure of its joints, so that scores stay high
+        conv.weight.data.normal_(0, 0.05)
     path = tmp_path_factory.mktemp("weights") / "small.pt"
     model.model.names = {0: "person"}
     model.save(path)

@@ -133,6 +133,8 @@ def test_follow_is_what_track_does(video: ModuleType, filmed: list, tracker: str
     model, file = ERPose("erpose-n.yaml"), tmp_path / "weights.pt"
     last = model.model.model[-1].one2one_score[-1][-1]
     torch.nn.init.zeros_(last.bias)  # the cells of the coarsest level score 0.5 and about
+    for conv in model.model.model[-1].deployed.spread:
+        torch.nn.init.constant_(conv.bias, -2.0)  # and are sure of their joints
     for module in model.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0

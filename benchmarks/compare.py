@@ -2,6 +2,7 @@
 
     python benchmarks/compare.py --track synth
     python benchmarks/compare.py --track synth --ablation
+    python benchmarks/compare.py --track synth --data benchmarks/synth-plain.yaml --name compare-plain
     python benchmarks/compare.py --track mini --data path/to/coco-mini/data.yaml
     python benchmarks/compare.py --track crowd --data path/to/crowd/data.yaml
     python benchmarks/compare.py --track pretrained --data path/to/coco-mini/data.yaml --start crowd

@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--by-heart", type=int, metavar="N", help="train and judge on the same N pictures")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--pictures", type=Path, default=Path(tempfile.gettempdir(), "erpose-graft.pkl"), help="kept here")
+    kept = Path(tempfile.gettempdir(), "erpose-graft-plain.pkl")
+    parser.add_argument("--pictures", type=Path, default=kept, help="kept here; another file for other pictures")
     args = parser.parse_args()
 
     name = "graft_by_heart" if args.by_heart else "graft"

@@ -476,8 +476,8 @@ def render_scene(rng: _R, cfg: SynthConfig) -> tuple[Image, Array, Array]:
     common = draw_activity(rng, cfg.activities)
     actors = []
     for _ in range(count):
-        own = draw_activity(rng, cfg.activities) if cfg.activities else None
+        own = draw_activity(rng, cfg.activities) if cfg.activities else None  # None: drawn in its turn, as ever for a seed
         actors.append(make_actor(rng, common if rng.random() < cfg.crowding else own))
     actors = place(rng, actors, camera, distance, cfg.shape, cfg.crowding)
-    image, boxes, keypoints, _ = compose(rng, actors, camera, cfg.shape, distance, not cfg.plain, cfg.plain)
+    image, boxes, keypoints, _ = compose(rng, actors, camera, cfg.shape, distance, props=not cfg.plain, plain=cfg.plain)
     return image if cfg.plain else photograph(rng, image), boxes, keypoints

@@ -246,7 +246,10 @@ def main() -> None:
     args.augment = preset
     name = args.name or f"compare-{args.track}"
 
-    budget = {k: getattr(args, k) for k in ("track", "epochs", "imgsz", "batch", "start", "augment")} | {"train": TRAIN}
+    # folder and name alone: where the data lie on a machine is no part of the budget
+    pictures = "/".join(Path(args.data).parts[-2:])
+    same = ("epochs", "imgsz", "batch", "start", "augment")
+    budget = {"track": args.track, "data": pictures, **{k: getattr(args, k) for k in same}, "train": TRAIN}
     file = common.RESULTS / f"{name}.json"
     todo = [(s, *c) for s in args.seeds for c in contestants(args)]
     try:
@@ -254,8 +257,8 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     for seed, model, label, settings in TQDM(todo, desc=name, disable=False):
-        same = {"model": model, "label": label, "settings": settings, "seed": seed}
-        if any(same.items() <= r.items() for r in finished(file, budget)):
+        who = {"model": model, "label": label, "settings": settings, "seed": seed}
+        if any(who.items() <= r.items() for r in finished(file, budget)):
             continue
         new = run(model, label, settings, seed, args)
         runs = in_order(finished(file, budget) + new)

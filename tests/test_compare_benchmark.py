@@ -89,3 +89,18 @@ def test_another_budget_is_refused(compare: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"compare-synth.json holds runs of another budget.*--name"):
         compare.finished(file, BUDGET)
     assert compare.finished(tmp_path / "none.json", BUDGET) == []
+
+
+def test_other_pictures_are_another_budget(compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compare.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "run", lambda model, label, settings, seed, args: [finished_run(model, seed)])
+    words = "compare.py --track synth --models erpose-n --seeds 0".split()
+    monkeypatch.setattr("sys.argv", words)
+    compare.main()
+    monkeypatch.setattr("sys.argv", [*words, "--data", str(tmp_path / "others" / "data.yaml")])
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert json.loads((tmp_path / "compare-synth.json").read_text())["budget"]["data"] == "benchmarks/synth-few.yaml"
+    monkeypatch.setattr("sys.argv", [*words, "--data", "elsewhere/benchmarks/synth-few.yaml", "--seeds", "0", "1"])
+    compare.main()
+    assert len(json.loads((tmp_path / "compare-synth.json").read_text())["runs"]) == 2

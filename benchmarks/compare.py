@@ -9,7 +9,7 @@
     python benchmarks/compare.py --track coco --data coco-people.yaml --device 0
 
 Every contestant is trained by Ultralytics' own trainer from random weights (track ``pretrained``: from its own weights of the
-track ``--start``), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval`` judges what is
+table ``--start``), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval`` judges what is
 deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished run is not
 repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each run, so
 calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1), and fill one table.
@@ -119,13 +119,24 @@ def modes(model: str) -> dict[str, bool | None]:
     return {" one-to-one": False, " NMS": True} if "26" in model else {" NMS": True}
 
 
+def start_of(model: str, seed: int, args: argparse.Namespace) -> Path:
+    """Weights that a contestant begins with.
+
+    Raises:
+        FileNotFoundError: that run was not made, or was made with another ``--out``.
+    """
+    file = Path(args.out) / args.start / f"{model}-{seed}" / "weights" / "last.pt"
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: no such weights. Train {model} with seed {seed} for the table {args.start!r} first.")
+    return file
+
+
 def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Train a contestant and judge it at each stage of the budget, in each of its modes."""
-    folder = args.out / args.track / f"{name_of(model, label).replace(': ', '-').replace(' ', '-')}-{seed}"
+    folder = args.out / args.table / f"{name_of(model, label).replace(': ', '-').replace(' ', '-')}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     if args.start:
-        start = args.out / args.start / f"{model}-{seed}" / "weights" / "last.pt"
-        yolo = YOLO(str(start))
+        yolo = YOLO(str(start_of(model, seed, args)))
     else:
         yolo = open_model(model, settings, folder)
     marks = [max(1, round(share * args.epochs)) for share in STAGES]
@@ -151,7 +162,7 @@ def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argpa
     yolo.train(
         data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed, device=args.device,
         workers=args.workers, cache="ram", val=False, plots=False, verbose=False, pretrained=bool(args.start),
-        project=str((args.out / args.track).absolute()), name=folder.name, exist_ok=True, **TRAIN, **args.augment,
+        project=str((args.out / args.table).absolute()), name=folder.name, exist_ok=True, **TRAIN, **args.augment,
     )  # fmt: skip
     seconds = time.perf_counter() - begin - paused
     record = {"model": model, "label": label, "settings": settings, "seed": seed, "seconds": round(seconds)}
@@ -229,13 +240,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="some rows of the ablation")
     parser.add_argument("--settings", type=json.loads, default={}, help='more rows, JSON: {"label": {"key": value}}')
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--start", help="track whose weights a contestant begins with")
+    parser.add_argument("--start", help="track, or --name of another table, whose weights a contestant begins with")
     for name in ("epochs", "imgsz", "batch"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder for weights")
-    parser.add_argument("--name", help="of the result files, compare-TRACK")
+    parser.add_argument("--name", help="of the result files and the folder of weights; compare-TRACK and TRACK")
     args = parser.parse_args()
     preset = dict(TRACKS[args.track])
     for key in ("data", "epochs", "imgsz", "batch"):
@@ -245,6 +256,7 @@ def main() -> None:
         parser.error(f"--track {args.track} needs --data")
     args.augment = preset
     name = args.name or f"compare-{args.track}"
+    args.table = args.name or args.track
 
     # folder and name alone: where the data lie on a machine is no part of the budget
     pictures = "/".join(Path(args.data).parts[-2:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,3 +104,13 @@ def test_other_pictures_are_another_budget(compare: ModuleType, monkeypatch: pyt
     monkeypatch.setattr("sys.argv", [*words, "--data", "elsewhere/benchmarks/synth-few.yaml", "--seeds", "0", "1"])
     compare.main()
     assert len(json.loads((tmp_path / "compare-synth.json").read_text())["runs"]) == 2
+
+
+def test_a_start_that_was_never_trained_is_named(compare: ModuleType, tmp_path: Path) -> None:
+    args = SimpleNamespace(out=tmp_path, start="compare-synth-12")
+    with pytest.raises(FileNotFoundError, match=r"erpose-n-1.*Train erpose-n with seed 1 for the table 'compare-synth-12'"):
+        compare.start_of("erpose-n", 1, args)
+    file = tmp_path / "compare-synth-12" / "erpose-n-1" / "weights" / "last.pt"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert compare.start_of("erpose-n", 1, args) == file

@@ -263,16 +263,25 @@ def main() -> None:
     same = ("epochs", "imgsz", "batch", "start", "augment")
     budget = {"track": args.track, "data": pictures, **{k: getattr(args, k) for k in same}, "train": TRAIN}
     file = common.RESULTS / f"{name}.json"
-    todo = [(s, *c) for s in args.seeds for c in contestants(args)]
+    todo = [
+        {"model": model, "label": label, "settings": settings, "seed": seed}
+        for seed in args.seeds
+        for model, label, settings in contestants(args)
+    ]
+
+    def done(who: dict[str, Any]) -> bool:
+        return any(who.items() <= r.items() for r in finished(file, budget))
+
     try:
-        finished(file, budget)
-    except ValueError as error:
+        for who in todo:  # what lacks is said now, and not after hours
+            if not done(who) and args.start:
+                start_of(who["model"], who["seed"], args)
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    for seed, model, label, settings in TQDM(todo, desc=name, disable=False):
-        who = {"model": model, "label": label, "settings": settings, "seed": seed}
-        if any(who.items() <= r.items() for r in finished(file, budget)):
+    for who in TQDM(todo, desc=name, disable=False):
+        if done(who):
             continue
-        new = run(model, label, settings, seed, args)
+        new = run(**who, args=args)
         runs = in_order(finished(file, budget) + new)
         what = f"{args.track}: {args.epochs} epochs, {args.imgsz} px, batch {args.batch}"
         common.write(name, {"budget": budget, "runs": runs}, f"{what}\n\n{table(runs)}")

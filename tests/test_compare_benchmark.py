@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -106,11 +106,27 @@ def test_other_pictures_are_another_budget(compare: ModuleType, monkeypatch: pyt
     assert len(json.loads((tmp_path / "compare-synth.json").read_text())["runs"]) == 2
 
 
-def test_a_start_that_was_never_trained_is_named(compare: ModuleType, tmp_path: Path) -> None:
-    args = SimpleNamespace(out=tmp_path, start="compare-synth-12")
-    with pytest.raises(FileNotFoundError, match=r"erpose-n-1.*Train erpose-n with seed 1 for the table 'compare-synth-12'"):
-        compare.start_of("erpose-n", 1, args)
-    file = tmp_path / "compare-synth-12" / "erpose-n-1" / "weights" / "last.pt"
-    file.parent.mkdir(parents=True)
-    file.touch()
-    assert compare.start_of("erpose-n", 1, args) == file
+def test_a_start_that_was_never_trained_is_named_first(
+    compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before hours are spent on the contestants whose weights are there."""
+    begun: list[str] = []
+
+    def run(model: str, label: str, settings: dict[str, Any], seed: int, args: Any) -> list[dict[str, Any]]:
+        begun.append(str(compare.start_of(model, seed, args)))
+        return [finished_run(model, seed)]
+
+    monkeypatch.setattr(compare.common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(compare, "run", run)
+    files = [tmp_path / "compare-synth-12" / f"{model}-0" / "weights" / "last.pt" for model in ("erpose-n", "yolo11n-pose")]
+    words = f"compare.py --track mini --data mini.yaml --start compare-synth-12 --out {tmp_path} --seeds 0 --models"
+    monkeypatch.setattr("sys.argv", [*words.split(), "erpose-n", "yolo11n-pose"])
+    files[0].parent.mkdir(parents=True)
+    files[0].touch()
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert not begun and "Train yolo11n-pose with seed 0 for the table 'compare-synth-12' first" in capsys.readouterr().err
+    files[1].parent.mkdir(parents=True)
+    files[1].touch()
+    compare.main()
+    assert begun == [str(file) for file in files]

@@ -56,9 +56,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         cfg = SynthConfig(
-            args.images, args.val, args.size, tuple(args.people), args.crowding, args.empty, args.seed, args.aspect,
-            tuple(args.activities), args.plain,
-        )  # fmt: skip
+            images=args.images,
+            val_images=args.val,
+            size=args.size,
+            people=tuple(args.people),
+            crowding=args.crowding,
+            empty=args.empty,
+            seed=args.seed,
+            aspect=args.aspect,
+            activities=tuple(args.activities),
+            plain=args.plain,
+        )
     except ValueError as error:
         parser.error(str(error))
     if not (args.out or args.sheet or args.bench):

@@ -6,13 +6,15 @@
     python benchmarks/compare.py --track mini --data path/to/coco-mini/data.yaml
     python benchmarks/compare.py --track crowd --data path/to/crowd/data.yaml
     python benchmarks/compare.py --track pretrained --data path/to/coco-mini/data.yaml --start crowd
+    python benchmarks/compare.py --track synth --start compare-synth-12 --epochs 2 --models erpose-n --name compare-boxes
+        --settings '{"boxes learned": {"boxes": "learned"}}'
     python benchmarks/compare.py --track coco --data coco-people.yaml --device 0
 
-Every contestant is trained by Ultralytics' own trainer from random weights (track ``pretrained``: from its own weights of the
-table ``--start``), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval`` judges what is
-deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished run is not
-repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each run, so
-calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1), and fill one table.
+Every contestant is trained by Ultralytics' own trainer from random weights (with --start from its own weights of that table,
+variants from those of the plain model), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval``
+judges what is deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished
+run is not repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each
+run, so calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1), and fill one table.
 Parameters, training step and latency do not depend on the data: cost.py, step.py and latency.py have them.
 """
 
@@ -65,6 +67,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "Laplace loss": {"pose_loss": "laplace"},
     "hard score target": {"score_target": "hard"},
     "one pose branch for both assignments": {"pose_branch": "shared"},
+    "dense branch like the deployed one": {"dense_tower": "mixed", "dense_width": 64},
     "depth-wise tower": {"tower": "depthwise"},
     "plain tower": {"tower": "plain"},
     "width 48": {"width": 48},
@@ -135,10 +138,7 @@ def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argpa
     """Train a contestant and judge it at each stage of the budget, in each of its modes."""
     folder = args.out / args.table / f"{name_of(model, label).replace(': ', '-').replace(' ', '-')}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    if args.start:
-        yolo = YOLO(str(start_of(model, seed, args)))
-    else:
-        yolo = open_model(model, settings, folder)
+    yolo = open_model(model, settings, folder)
     marks = [max(1, round(share * args.epochs)) for share in STAGES]
     curve: dict[str, list[dict[str, Any]]] = {mode: [] for mode in modes(model)}
     paused = 0.0
@@ -161,7 +161,8 @@ def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argpa
     begin = time.perf_counter()
     yolo.train(
         data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed, device=args.device,
-        workers=args.workers, cache="ram", val=False, plots=False, verbose=False, pretrained=bool(args.start),
+        workers=args.workers, cache="ram", val=False, plots=False, verbose=False,
+        pretrained=str(start_of(model, seed, args)) if args.start else False,  # what fits: settings may add a branch
         project=str((args.out / args.table).absolute()), name=folder.name, exist_ok=True, **TRAIN, **args.augment,
     )  # fmt: skip
     seconds = time.perf_counter() - begin - paused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +131,30 @@ def test_a_start_that_was_never_trained_is_named_first(
     files[1].touch()
     compare.main()
     assert begun == [str(file) for file in files]
+
+
+def test_variants_start_from_the_plain_model(compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A branch that settings add is new, and all else is as trained."""
+    asked: list[tuple[dict[str, Any], Any]] = []
+
+    class Model:
+        def __init__(self, settings: dict[str, Any]) -> None:
+            self.settings = settings
+
+        def add_callback(self, *_: Any) -> None:
+            pass
+
+        def train(self, **arguments: Any) -> None:
+            asked.append((self.settings, arguments["pretrained"]))
+
+    monkeypatch.setattr(compare, "open_model", lambda model, settings, folder: Model(settings))
+    file = tmp_path / "before" / "erpose-n-0" / "weights" / "last.pt"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    args = argparse.Namespace(
+        out=tmp_path, table="after", start="before", epochs=2, data="", imgsz=96, batch=4, device="cpu", workers=0, augment={}
+    )
+    compare.run("erpose-n", "boxes learned", {"boxes": "learned"}, 0, args)
+    args.start = None
+    compare.run("erpose-n", "", {}, 0, args)
+    assert asked == [({"boxes": "learned"}, str(file)), ({}, False)]

@@ -67,7 +67,6 @@ ABLATION: dict[str, dict[str, Any]] = {
     "Laplace loss": {"pose_loss": "laplace"},
     "hard score target": {"score_target": "hard"},
     "one pose branch for both assignments": {"pose_branch": "shared"},
-    "dense branch like the deployed one": {"dense_tower": "mixed", "dense_width": 64},
     "depth-wise tower": {"tower": "depthwise"},
     "plain tower": {"tower": "plain"},
     "width 48": {"width": 48},

@@ -12,7 +12,6 @@ from typing import Any
 
 CHOICES = {
     "tower": ("mixed", "plain", "depthwise"),
-    "dense_tower": ("mixed", "plain", "depthwise"),
     "pose_branch": ("separate", "shared"),
     "offsets": ("cell", "centre"),
     "boxes": ("derived", "learned"),
@@ -36,8 +35,6 @@ class Settings:
     # head
     tower: str = "mixed"  # convolutions of the pose tower, see head.pose_tower
     width: int = 64  # channels of the towers at scale n; other scales grow with the trunk
-    dense_tower: str = "plain"  # the same of the one-to-many branch where that is for training only: it may be large
-    dense_width: int = 88
     pose_branch: str = "separate"  # a pose branch for each assignment of two, or one that both share
     confidence: str = "expected_oks"  # what persons are sorted by: score and the OKS that their spreads expect, or score
     offsets: str = "cell"  # joints as offsets from the cell, or from a person centre that the cell points at
@@ -74,7 +71,7 @@ class Settings:
             numbers = value if isinstance(value, tuple) else (value,)
             if field.name not in CHOICES and not all(_is_number(v) and v >= 0 for v in numbers):
                 raise ValueError(f"erpose.{field.name}: {value!r} is not made of numbers >= 0. Mend the model YAML.")
-        for name in ("topk", "width", "dense_width", "window"):
+        for name in ("topk", "width", "window"):
             value = getattr(self, name)
             if value % 1 or value < 1 or (name == "window" and value % 2 == 0):
                 kind = "an odd whole number" if name == "window" else "a whole number"

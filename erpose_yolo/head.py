@@ -94,17 +94,15 @@ class PoseBranch(nn.Module):
         settings: the ``erpose:`` block.
         num_joints: K.
         ch: channels per level, finest first.
-        tower: kind of the towers, see :func:`pose_tower`.
         c: channels of the towers.
-        steers: it steers the trunk, and so learns heatmaps, too.
     """
 
-    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], tower: str, c: int, *, steers: bool = True) -> None:
+    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], c: int) -> None:
         super().__init__()
         self.num_joints = num_joints
         self.centre = settings.offsets == "centre"
-        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain and steers else 0
-        self.tower = nn.ModuleList(pose_tower(tower, x, c, i == 0) for i, x in enumerate(ch))
+        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain else 0
+        self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
         self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
         self.spread: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
@@ -173,13 +171,13 @@ class ERPoseHead(Pose):
         self.stride = torch.zeros(self.nl)
         c = tower_width(settings.width, ch[0])
         many, one = settings.supervision != "one2one", settings.supervision != "one2many"
+        self.pose: PoseBranch | None = PoseBranch(settings, kpt_shape[0], ch, c)
         self.one2many_score: nn.ModuleList | None = score_towers(ch, c, nc) if many else None
-        kind, dense_c, self.one2one_pose = settings.tower, c, None
-        if settings.pose_branch == "separate" and many and one:  # the dense branch then costs nothing once trained
-            self.one2one_pose = PoseBranch(settings, kpt_shape[0], ch, kind, c, steers=False)
-            kind, dense_c = settings.dense_tower, tower_width(settings.dense_width, ch[0])
-        self.pose: PoseBranch | None = PoseBranch(settings, kpt_shape[0], ch, kind, dense_c)
-        # The one-to-one scores start as a copy: at first both assignments then rank the same cells.
+        # The one-to-one side starts as a copy: at first both then rank the same cells, and learn poses at the same ones.
+        self.one2one_pose: PoseBranch | None = None
+        if settings.pose_branch == "separate" and many and one:
+            self.one2one_pose = deepcopy(self.pose)
+            self.one2one_pose.heatmap = None  # it does not steer the trunk
         self.one2one_score: nn.ModuleList | None = deepcopy(self.one2many_score) or score_towers(ch, c, nc) if one else None
         self.register_buffer("margins", default_margins(kpt_shape[0]))
 

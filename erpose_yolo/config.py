@@ -38,7 +38,7 @@ class Settings:
     pose_branch: str = "separate"  # a pose branch for each assignment of two, or one that both share
     confidence: str = "expected_oks"  # what persons are sorted by: score and the OKS that their spreads expect, or score
     offsets: str = "cell"  # joints as offsets from the cell, or from a person centre that the cell points at
-    boxes: str = "derived"  # from the joints, or by a learned box branch (ablation)
+    boxes: str = "derived"  # from the joints, or by a learned box branch
     # assignment
     assigner: str = "oks"  # what ranks candidates beside the score: OKS, IoU of boxes, or nearness to the centre
     supervision: str = "dual"  # one-to-many and one-to-one, or only one of them

@@ -240,8 +240,16 @@ def cut(boxes: np.ndarray, views: np.ndarray) -> np.ndarray:
     return np.asarray(np.any(touches & ~whole, 1))
 
 
-def measure(model: Any, mode: Mode, files: Sequence[Path], drawn: Sequence[Drawn], conf: float, overlap: float) -> dict[str, Any]:
-    """Figures of a mode over all pictures; ``model`` has the ``predict`` of ERPose."""
+def measure(
+    model: Any,
+    mode: Mode,
+    files: Sequence[Path],
+    drawn: Sequence[Drawn],
+    conf: float,
+    overlap: float,
+    edges: Sequence[float] = BINS,
+) -> dict[str, Any]:
+    """Figures of a mode over all pictures; ``model`` has the ``predict`` of ERPose, ``edges`` of height are in px."""
     parts, crossing, seconds, views = [], [], [], []
     for i, (file, what) in enumerate(TQDM(list(zip(files, drawn)), desc=str(mode), disable=False)):
         begin = time.perf_counter()
@@ -258,7 +266,7 @@ def measure(model: Any, mode: Mode, files: Sequence[Path], drawn: Sequence[Drawn
     truth = truth_of(files, drawn)
     times, false = count(truth, found)
     height, shown, at_border = np.concatenate([d.height for d in drawn]), ~truth.ignore, np.concatenate(crossing)
-    bins = [(height >= low) & (height < high) & shown for low, high in zip(BINS, BINS[1:])]
+    bins = [(height >= low) & (height < high) & shown for low, high in zip(edges, edges[1:])]
     often = {name: np.bincount(np.minimum(times[of & shown], 2), minlength=3).tolist() for name, of in
              (("cut", at_border), ("uncut", ~at_border))}  # fmt: skip
     return {

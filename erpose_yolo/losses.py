@@ -274,7 +274,7 @@ class ERPoseLoss:
             chosen = assigner.one_to_many(rank, found, targets.image, num_cells, s.topk)
             p, c = chosen.nonzero(as_tuple=True)
             # cells of one person share its best quality in proportion to their rank
-            best = (rank * chosen).amax(1).clamp(min=1e-12)[p]
+            best = (rank * chosen).amax(1).clamp(min=torch.finfo(rank.dtype).tiny)[p]
             top = (quality * chosen).amax(1)[p]
             target = (rank[p, c] / best) * (floor + (1 - floor) * top)
         else:

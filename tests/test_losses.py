@@ -436,6 +436,21 @@ def test_dense_score_targets_follow_the_rank() -> None:
         assert t[i].item() == pytest.approx(quality * math.sqrt(p[i] / p[top]), abs=1e-3)
 
 
+def test_shares_of_the_target_hold_for_hopeless_poses() -> None:
+    """An untrained head is thousands of tolerances off; a rank of quality^6 must not vanish beside any constant."""
+    settings = Settings(supervision="one2many", topk=4, beta=6.0, tail=(1.0, 1.0), score_floor=(0.0, 0.0))
+    outputs, target, error = planted(400.0, settings)
+    quality = float(kernel(error, 1.0).mean())
+    assert quality**6 < 1e-15
+    logits = torch.linspace(-2, 2, cells(96)).view(1, 1, -1)
+    loss = criterion(settings)
+    with torch.no_grad():
+        pairs = loss.assign("one2many", logits, outputs, loss._scene(outputs, target, shapes_of(96)), 0.0)
+    p = logits.sigmoid()[0, 0, pairs.cell]
+    wanted = quality * (p / p.max()).sqrt()
+    torch.testing.assert_close(pairs.target, wanted, rtol=1e-4, atol=0.0)
+
+
 # --- heatmaps -----------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ CHOICES = {
     "tower": ("mixed", "plain", "depthwise"),
     "pose_branch": ("separate", "shared"),
     "offsets": ("cell", "centre"),
+    "refine": ("local", "none"),
     "boxes": ("derived", "learned"),
     "heatmap_levels": ("finest", "all"),
     "assigner": ("oks", "iou", "centre"),
@@ -38,6 +39,7 @@ class Settings:
     pose_branch: str = "separate"  # a pose branch for each assignment of two, or one that both share
     confidence: str = "expected_oks"  # what persons are sorted by: score and the OKS that their spreads expect, or score
     offsets: str = "cell"  # joints as offsets from the cell, or from a person centre that the cell points at
+    refine: str = "local"  # joints moved by an offset that is read where the cell put them, or left there
     boxes: str = "derived"  # from the joints, or by a learned box branch
     # assignment
     assigner: str = "oks"  # what ranks candidates beside the score: OKS, IoU of boxes, or nearness to the centre
@@ -51,6 +53,7 @@ class Settings:
     # losses
     pose_loss: str = "smooth_oks"
     oks_gain: float = 4.0  # of 1 - OKS beside a likelihood (smooth_oks, laplace)
+    coarse_gain: float = 0.5  # of the pose loss of joints before they are refined, beside that of refined ones
     score_target: str = "oks"  # the confidence-mismatch term: score learns the OKS of its cell, or plain 1
     score_floor: tuple[float, float] = (1.0, 0.2)  # least score target of a positive, so that none starves
     dense_weight: tuple[float, float] = (0.8, 0.1)  # share of the one-to-many assignment; one-to-one has the rest

@@ -41,15 +41,17 @@ def decode_joints(offsets: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
 
     Args:
         offsets: (B, K, 2, A) raw regression output, or (M, K, 2) for M picked cells.
-        centres: (2, A) or (M, 2) pixels.
-        strides: (1, A) or (M, 1) pixels.
+        centres: (2, A), (B, 2, A) where each image has cells of its own, or (M, 2) pixels.
+        strides: (1, A), (B, 1, A) or (M, 1) pixels.
 
     Returns:
         Pixels, shaped as ``offsets``.
     """
     if offsets.ndim == 3:  # picked cells
         return centres[:, None] + offsets * (strides * OFFSET_CELLS)[:, None]
-    return centres[None, None] + offsets * (strides * OFFSET_CELLS)[None, None]  # rank 4 throughout, for TensorFlow
+    if centres.ndim == 2:
+        centres, strides = centres[None], strides[None]
+    return centres[:, None] + offsets * (strides * OFFSET_CELLS)[:, None]  # rank 4 throughout, for TensorFlow
 
 
 def encode_joints(joints: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
@@ -89,6 +91,108 @@ def confidence(scores: Tensor, quality: Tensor) -> Tensor:
         (B, C, A) in [0, 1].
     """
     return scores.sqrt() * quality
+
+
+def read_field(field: Tensor, points: Tensor, one_by_one: bool = False) -> Tensor:
+    """Read the maps of each joint where that joint is: bilinear between cell centres, the border's value beyond.
+
+    Args:
+        field: (B, K * C, H, W), C maps for each joint, those of a joint in a row.
+        points: (B, K, 2, A) cells of this level, (0, 0) the corner of its first cell.
+        one_by_one: a look-up per joint instead of one for all, for runtimes without batches.
+
+    Returns:
+        (B, K, C, A), of the type of ``field``; the arithmetic is float32 at least.
+    """
+    b, k = points.shape[:2]
+    h, w = field.shape[2:]
+    kind = field.dtype
+    if kind in (torch.float16, torch.bfloat16):  # a half type cannot tell neighbouring places in a large map apart
+        field, points = field.float(), points.float()
+    grid = torch.stack((points[:, :, 0] * (2 / w) - 1, points[:, :, 1] * (2 / h) - 1), -1)  # (B, K, A, 2)
+
+    def sample(maps: Tensor, places: Tensor) -> Tensor:
+        return torch.nn.functional.grid_sample(maps, places, padding_mode="border", align_corners=False)
+
+    if one_by_one:
+        c = field.shape[1] // k
+        found = torch.cat([sample(field[:, i * c : (i + 1) * c], grid[:, i : i + 1]) for i in range(k)], 2)  # (B, C, K, A)
+        return found.transpose(1, 2).to(kind)
+    found = sample(field.reshape(b * k, -1, h, w), grid.reshape(b * k, 1, -1, 2))  # (B * K, C, 1, A)
+    return found.reshape(b, k, field.shape[1] // k, -1).to(kind)
+
+
+def split_levels(flat: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """(B, C, A) of all levels in a row as maps (B, C, H, W), one per level."""
+    out, first = [], 0
+    for h, w in shapes:
+        out.append(flat[:, :, first : first + h * w].reshape(flat.shape[0], flat.shape[1], h, w))
+        first += h * w
+    return out
+
+
+def refine_joints(
+    joints: Tensor,
+    fields: Sequence[Tensor],
+    strides: Sequence[float],
+    level: Tensor | None = None,
+    one_by_one: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Joints moved by what the maps of their cell's level say at the places where they are.
+
+    A cell far from a wrist guesses where it is; the features at the wrist know better. Each joint has three maps per
+    level: the offset from there to the joint of whoever is there (the short-range offsets of PersonLab, arXiv 1803.08225,
+    learnt here through the poses that read them), and what is to be added to log b, the joint's spread.
+
+    Args:
+        joints: (B, K, 2, A) pixels, all cells of all levels in a row; or (B, K, 2, N) of picked cells.
+        fields: per level (B, 3K, H, W), x, y and log b of each joint in a row; x and y in units of OFFSET_CELLS cells.
+        strides: pixels per cell of each level.
+        level: for picked cells (B, L, N), 1 for the level that a cell is of and else 0.
+        one_by_one: see :func:`read_field`.
+
+    Returns:
+        joints in pixels, shaped as those given, and (B, K, A or N) to be added to log b.
+    """
+    found, first = [], 0
+    for i, (field, s) in enumerate(zip(fields, strides, strict=True)):
+        last = joints.shape[-1] if level is not None else first + field.shape[2] * field.shape[3]
+        at_level = read_field(field, joints[..., first:last] / s, one_by_one)
+        shift = at_level[:, :, :2] * (s * OFFSET_CELLS)
+        found.append(torch.cat((shift, at_level[:, :, 2:]), 2) * (1 if level is None else level[:, None, i : i + 1]))
+        first = last if level is None else 0
+    moved = torch.cat(found, -1) if level is None else sum(found[1:], found[0])
+    return joints + moved[:, :, :2], moved[:, :, 2]
+
+
+def refine_picked(joints: Tensor, field: Tensor, image: Tensor, where: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`refine_joints` for a few cells of a batch, at a cost that does not grow with the picture.
+
+    Args:
+        joints: (M, K, 2) pixels of M picked cells.
+        field: (B, 3K, A) raw maps, levels in a row.
+        image: (M,) image index.
+        where: (M, 3) first cell, height and width in cells of the picked cell's level.
+        strides: (M, 1) pixels per cell.
+
+    Returns:
+        joints (M, K, 2) in pixels, and (M, K) to be added to log b.
+    """
+    m, k = joints.shape[:2]
+    maps = field.reshape(field.shape[0], k, 3, -1)
+    first, size = where[:, :1], where[:, 1:].flip(1)[:, None]  # (M, 1, 2): width, height
+    place = (joints / strides[:, None] - 0.5).nan_to_num()  # between centres; a pose that is no number moves nowhere
+    place = torch.minimum(place.clamp(min=0), (size - 1).to(joints.dtype))
+    low = place.floor()
+    share, low = place - low, low.long()
+    high = torch.minimum(low + 1, size - 1)
+    joint = torch.arange(k, device=joints.device).expand(m, k)
+    found = maps.new_zeros((m, k, 3))
+    for y, part_y in ((low[..., 1], 1 - share[..., 1]), (high[..., 1], share[..., 1])):
+        for x, part_x in ((low[..., 0], 1 - share[..., 0]), (high[..., 0], share[..., 0])):
+            cell = first + y * size[..., 0] + x
+            found = found + maps[image[:, None], joint, :, cell] * (part_x * part_y)[..., None]
+    return joints + found[..., :2] * (strides * OFFSET_CELLS)[:, None], found[..., 2]
 
 
 def default_margins(num_joints: int) -> Tensor:
@@ -174,8 +278,8 @@ def decode_boxes(sides: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
 
     Args:
         sides: (B, 4, A) raw output; softplus of it is the distance in units of OFFSET_CELLS cells.
-        centres: (2, A) pixels.
-        strides: (1, A) pixels.
+        centres: (2, A) or (B, 2, A) pixels.
+        strides: (1, A) or (B, 1, A) pixels.
 
     Returns:
         (B, 4, A) corners in pixels.

@@ -7,6 +7,7 @@ host; ours gives them the dense one-to-one rows instead, of which a threshold is
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import json
 import logging
@@ -161,12 +162,45 @@ def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
-        with work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""):
+        with work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""), paddle_look_ups(fmt):
             made = run(**kwargs)
             return work.publish(str(made))  # coreml gives a Path
     finally:
         starts.remove(work.start)
         work.clean()
+
+
+@contextmanager
+def paddle_look_ups(fmt: str) -> Iterator[None]:
+    """Teach x2paddle, for the length of one export, the look-up of decode.read_field: paddle has it, the converter does not.
+
+    Args:
+        fmt: export format; nothing happens but for "paddle".
+    """
+    if fmt != "paddle":
+        yield
+        return
+    aten: Any = importlib.import_module("x2paddle.op_mapper.pytorch2paddle.aten")
+    name = "aten_grid_sampler"  # it looks for functions of this name
+
+    def grid_sampler(mapper: Any, graph: Any, node: Any) -> tuple[list[str], list[str]]:
+        scope, outputs = mapper.normalize_scope_name(node), [mapper._get_outputs_name(node)[0]]
+        names, sources = mapper._get_inputs_name(node)
+        for source, given in zip(sources[:2], names[:2]):
+            mapper._check_input(graph, source, given, outputs, scope)
+        graph.add_layer(
+            "paddle.nn.functional.grid_sample", inputs={"x": names[0], "grid": names[1]}, outputs=outputs, scope_name=scope,
+            mode="'bilinear'", padding_mode="'border'", align_corners=False,
+        )  # fmt: skip
+        return names[:2], outputs
+
+    stock = getattr(aten, name, None)
+    setattr(aten, name, stock or grid_sampler)
+    try:
+        yield
+    finally:
+        if stock is None:
+            delattr(aten, name)
 
 
 class _Work:
@@ -262,6 +296,7 @@ def prepare(exporter: Any, fmt: str) -> None:
         head.register_forward_hook(Shares(exporter.imgsz, head.kpt_shape))
     if fmt == "ncnn":
         exporter.im = exporter.im[:1]  # its graphs have no batch: pnnx crashes on one, and the backend runs image by image
+        head.one_by_one = True
     if fmt == "qnn":  # onnxruntime's shape inference, a step of this route, cannot read ReduceMax of later opsets
         exporter.args.opset = exporter.args.opset or 17
     if head.dense:

@@ -1,9 +1,9 @@
 """The keypoint-centric head: per pyramid level a pose tower and score towers; no box branch, no DFL, no NMS.
 
-    features -> pose branch  -> offsets, visibility, spread, heatmaps  |  training only, with the
-             -> score tower  -> one-to-many scores                     |  one-to-many assignment
-             -> pose branch  -> offsets, visibility, spread  |  deployed, with the
-             -> score tower  -> one-to-one scores            |  one-to-one assignment
+    features -> pose branch  -> offsets, visibility, spread, field, heatmaps  |  training only, with the
+             -> score tower  -> one-to-many scores                            |  one-to-many assignment
+             -> pose branch  -> offsets, visibility, spread, field  |  deployed, with the
+             -> score tower  -> one-to-one scores                   |  one-to-one assignment
 
 Shapes: B images, A cells of all levels (finest first), K joints, C classes. Rows are in pixels of the network input.
 """
@@ -29,6 +29,8 @@ from erpose_yolo.decode import (
     derive_boxes,
     expected_oks,
     make_cells,
+    refine_joints,
+    split_levels,
 )
 
 LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
@@ -106,6 +108,7 @@ class PoseBranch(nn.Module):
         self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
         self.spread: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
+        self.field = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch) if settings.refine == "local" else None
         self.heatmap: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in range(maps)) or None
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
@@ -121,6 +124,9 @@ class PoseBranch(nn.Module):
             out["box"] = self._flat(self.box, features)
         if self.spread is not None:
             out["spread"] = self._flat(self.spread, features)
+        field = getattr(self, "field", None)  # weights of before it have none
+        if field is not None:
+            out["field"] = self._flat(field, features)
         if self.heatmap is not None:
             out["heatmaps"] = self._flat(self.heatmap, features)
         return out
@@ -133,6 +139,9 @@ class PoseBranch(nn.Module):
         for conv in _convs(self.spread):
             nn.init.zeros_(conv.weight)
             _fill_bias(conv, LOG_SPREAD_START)
+        for conv in _convs(self.field):
+            nn.init.zeros_(conv.weight)  # at first joints stay where their cell puts them
+            _fill_bias(conv, 0.0)
         for conv in _convs(self.heatmap):
             _fill_bias(conv, -math.log(99))  # one map cell in a hundred, as focal losses start
 
@@ -155,10 +164,12 @@ class ERPoseHead(Pose):
     Attributes:
         margins: (4, 3 + K) buffer, fitted to the training labels (decode.fit_margins).
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
+        one_by_one: look joints up one after the other (runtimes without batches, decode.read_field).
         fused: what only training uses is gone.
     """
 
     dense = False
+    one_by_one = False
     fused = False
     margins: Tensor
 
@@ -257,23 +268,62 @@ class ERPoseHead(Pose):
 
     def rows(self, raw: dict[str, Any]) -> Tensor:
         """Decode raw outputs to ``x1 y1 x2 y2 score class joints`` rows."""
-        x = raw["feats"]
+        feats = raw["feats"]
         prefix = "one2one_" if "one2one_offsets" in raw else ""
-        centres, strides = make_cells([f.shape[2:] for f in x], [float(s) for s in self.stride], x[0])
-        joints = decode_joints(raw[prefix + "offsets"], centres, strides)
-        visibility = raw[prefix + "visibility"].sigmoid()
-        if prefix + "box" in raw:
-            boxes = decode_boxes(raw[prefix + "box"], centres, strides)
+        shapes, sizes = [f.shape[2:] for f in feats], [float(s) for s in self.stride]
+        centres, strides = make_cells(shapes, sizes, feats[0])
+        part = {k: raw[prefix + k] for k in ("offsets", "visibility", "spread", "box") if prefix + k in raw}
+        part["scores"] = raw["one2one" if "one2one" in raw else "one2many"].sigmoid()
+        if not self.settings.deploys_spread:
+            part.pop("spread", None)  # weights fused by an older release have none either
+        level = None
+        if not self.dense:
+            part, centres, strides, level = self._pick(part, centres, strides, shapes)
+        joints = decode_joints(part["offsets"], centres, strides)
+        if prefix + "field" in raw:
+            fields = split_levels(raw[prefix + "field"], shapes)
+            joints, wider = refine_joints(joints, fields, sizes, level, self.one_by_one)
+            if "spread" in part:
+                part["spread"] = part["spread"] + wider
+        visibility = part["visibility"].sigmoid()
+        if "box" in part:
+            boxes = decode_boxes(part["box"], centres, strides)
         else:
             boxes = derive_boxes(joints, visibility, self.margins)
-        scores = raw["one2one" if "one2one" in raw else "one2many"].sigmoid()
-        if self.settings.deploys_spread and prefix + "spread" in raw:  # weights fused by an older release have none
-            scores = confidence(scores, expected_oks(raw[prefix + "spread"], visibility))
+        scores = part["scores"]
+        if "spread" in part:
+            scores = confidence(scores, expected_oks(part["spread"], visibility))
         table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
         if not self.dense:
             return self.postprocess(table)
         score, category = best_class(table[..., 4 : 4 + self.nc])
         return torch.cat((table[..., :4], score, category, table[..., 4 + self.nc :]), -1)
+
+    def _pick(
+        self, part: dict[str, Tensor], centres: Tensor, strides: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """The ``max_det`` cells of the best scores, so that the rest is decoded for those alone.
+
+        Args:
+            part: outputs of all cells.
+            centres: (2, A) pixels.
+            strides: (1, A) pixels.
+            shapes: (height, width) in cells of each level.
+
+        Returns:
+            Outputs, centres (B, 2, N) and strides (B, 1, N) of the picked cells, and their level as refine_joints takes it.
+        """
+        best = part["scores"].amax(1)
+        index = best.topk(min(self.max_det, best.shape[1]), 1).indices[:, None]  # (B, 1, N)
+        counts = [h * w for h, w in shapes]
+        level = torch.cat([torch.eye(len(counts))[:, i : i + 1].expand(-1, n) for i, n in enumerate(counts)], 1).to(best)
+        columns = {k: v.flatten(1, 2) if v.ndim == 4 else v for k, v in part.items()}
+        columns |= {k: v.expand(best.shape[0], -1, -1) for k, v in (("centres", centres), ("strides", strides), ("level", level))}
+        table = torch.cat(list(columns.values()), 1)
+        picked = table.gather(2, index.expand(-1, table.shape[1], -1))
+        found = dict(zip(columns, picked.split([v.shape[1] for v in columns.values()], 1)))
+        found["offsets"] = found["offsets"].reshape(best.shape[0], self.kpt_shape[0], 2, -1)
+        return found, found.pop("centres"), found.pop("strides"), found.pop("level")
 
     def fuse(self) -> None:
         """Drop what only training uses; rows stay as they are."""

@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from erpose_yolo import assigner
 from erpose_yolo.assigner import NO_CELL, Candidates
 from erpose_yolo.config import LIKELIHOODS, Settings, at
-from erpose_yolo.decode import decode_boxes, decode_joints, default_margins, derive_boxes, make_cells
+from erpose_yolo.decode import decode_boxes, decode_joints, default_margins, derive_boxes, make_cells, refine_picked
 from erpose_yolo.oks import kernel, mean_over_labelled, oks_error
 
 # A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
@@ -144,6 +144,7 @@ class Scene:
     shapes: Sequence[tuple[int, int]]
     centres: Tensor  # (2, A) pixels
     strides: Tensor  # (1, A) pixels
+    level: Tensor  # (A, 3) first cell, height and width in cells of each cell's level
     background: Tensor  # (B, A) bool: may be taught to be background, i.e. lies in no ignore region
     found: Candidates
 
@@ -153,7 +154,7 @@ def branch_outputs(outputs: dict[str, Tensor], assignment: str) -> dict[str, Ten
     own = f"{assignment}_"
     if own + "offsets" not in outputs:
         own = ""
-    return {k: outputs[own + k] for k in ("offsets", "visibility", "spread", "box") if own + k in outputs}
+    return {k: outputs[own + k] for k in ("offsets", "visibility", "spread", "field", "box") if own + k in outputs}
 
 
 def box_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +191,8 @@ class ERPoseLoss:
         Args:
             outputs: raw head outputs: ``offsets`` (B, K, 2, A), ``spread`` (B, K, A), ``visibility`` (B, K, A),
                 ``one2many`` and ``one2one`` (B, C, A) logits (either may be missing), ``heatmaps`` (B, K, A_h) logits of
-                the first levels (may be missing), ``box`` (B, 4, A) (may be missing).
+                the first levels (may be missing), ``field`` (B, 3K, A), maps that refine the joints
+                (decode.refine_joints, may be missing), ``box`` (B, 4, A) (may be missing).
             targets: persons and ignore regions.
             shapes: (height, width) in cells of each level.
             progress: share of the training that is over, drives the schedules.
@@ -234,7 +236,10 @@ class ERPoseLoss:
         found = assigner.find_candidates(
             targets.joints, targets.area, shapes, self.strides, self.settings.window, self.settings.gate
         )
-        return Scene(targets, shapes, centres, strides, background, found)
+        counts = torch.tensor([h * w for h, w in shapes])
+        levels = torch.tensor([[int(counts[:i].sum()), h, w] for i, (h, w) in enumerate(shapes)])
+        level = levels.repeat_interleave(counts, 0).to(offsets.device)
+        return Scene(targets, shapes, centres, strides, level, background, found)
 
     @torch.no_grad()
     def assign(self, name: str, scores: Tensor, branch: dict[str, Tensor], scene: Scene, progress: float) -> Pairs:
@@ -251,7 +256,7 @@ class ERPoseLoss:
         num_cells = scene.centres.shape[1]
         person, column = found.valid.nonzero(as_tuple=True)
         cell = found.cell[person, column]
-        joints = self._joints(branch, person, cell, scene)
+        joints, _ = self._poses(branch, person, cell, scene)[-1]
         labelled = targets.joints[person][..., 2] > 0
         error = oks_error(joints, targets.joints[person], targets.area[person], self.sigmas.to(joints.device))
         similarity = mean_over_labelled(kernel(error, at(s.tail, progress)), labelled)
@@ -285,10 +290,20 @@ class ERPoseLoss:
         return Pairs(p, found.cell[p, c], target if s.score_target == "oks" else torch.ones_like(target))
 
     @staticmethod
-    def _joints(branch: dict[str, Tensor], person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
-        """(D, K, 2) pixels: the poses that cells predict in the images of the persons they are paired with."""
-        raw = branch["offsets"][scene.targets.image[person], :, :, cell]
-        return decode_joints(raw, scene.centres.T[cell], scene.strides.T[cell])
+    def _poses(branch: dict[str, Tensor], person: Tensor, cell: Tensor, scene: Scene) -> list[tuple[Tensor, Tensor]]:
+        """Poses that cells predict in the images of the persons they are paired with.
+
+        Returns:
+            Joints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
+            place of a look-up is no matter of what was found there: the coarse joints have a loss of their own.
+        """
+        image, stride = scene.targets.image[person], scene.strides.T[cell]
+        joints = decode_joints(branch["offsets"][image, :, :, cell], scene.centres.T[cell], stride)
+        spread = branch["spread"][image, :, cell]
+        if "field" not in branch:
+            return [(joints, spread)]
+        moved, wider = refine_picked(joints.detach(), branch["field"], image, scene.level[cell], stride)
+        return [(joints, spread), (moved, spread + wider)]
 
     def _boxes(self, branch: dict[str, Tensor], joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
         """(D, 4) corners in pixels, of the learned branch where there is one, else derived from the joints."""
@@ -308,9 +323,11 @@ class ERPoseLoss:
         count = torch.bincount(pairs.person, minlength=len(targets.image))
         weight = 1 / count[pairs.person].float()
         weight = weight / normaliser(weight.sum())
-        joints = self._joints(branch, pairs.person, cell, scene)
-        error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
-        pose = pose_loss(s.pose_loss, error, branch["spread"][image, :, cell], labelled, s.oks_gain)
+        losses = []
+        for joints, spread in self._poses(branch, pairs.person, cell, scene):
+            error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
+            losses.append(pose_loss(s.pose_loss, error, spread, labelled, s.oks_gain))
+        pose = losses[-1] + s.coarse_gain * sum(losses[:-1], torch.zeros_like(weight))
         logits = branch["visibility"][image, :, cell]
         visible = F.binary_cross_entropy_with_logits(logits, labelled.float(), reduction="none").mean(1)
         terms = {

@@ -17,7 +17,11 @@ from erpose_yolo.decode import (
     expected_oks,
     fit_margins,
     make_cells,
+    read_field,
+    refine_joints,
+    refine_picked,
     select_rows,
+    split_levels,
 )
 
 SHAPES, STRIDES = [(6, 8), (3, 4), (2, 2)], [8.0, 16.0, 32.0]
@@ -91,6 +95,71 @@ def test_encode_is_the_inverse_and_both_forms_agree() -> None:
     back = encode_joints(picked, centres.T[cell], strides.T[cell])
     assert torch.allclose(back, offsets[image, :, :, cell], atol=1e-12)
     assert not torch.allclose(encode_joints(picked, centres.T[cell] + 1, strides.T[cell]), offsets[image, :, :, cell])
+
+
+def test_look_up_by_hand() -> None:
+    """Between cell centres the maps are bilinear, beyond the outermost centres their border goes on."""
+    maps = torch.tensor([[[[0.0, 10.0], [20.0, 30.0]], [[1.0, 1.0], [2.0, 2.0]]]])  # (1, 2 joints, 2, 2)
+    points = torch.tensor([[[0.5, 1.0, 1.5, -9.0], [0.5, 1.0, 0.75, 9.0]], [[1.0, 0.5, 7.0, 0.5], [0.5, 1.5, 7.0, 1.25]]])
+    wanted = torch.tensor([[0.0, 15.0, 15.0, 20.0], [1.0, 2.0, 2.0, 1.75]])
+    for one_by_one in (False, True):
+        found = read_field(maps, points[None], one_by_one)
+        assert found.shape == (1, 2, 1, 4) and torch.allclose(found[0, :, 0], wanted, atol=1e-5)
+
+
+def test_all_look_ups_agree() -> None:
+    """All cells (dense exports), picked cells (rows) and pairs (loss) must be refined alike, in and outside the picture."""
+    torch.manual_seed(0)
+    centres, strides = make_cells(SHAPES, STRIDES, torch.zeros(1, dtype=torch.float64))
+    flat = torch.randn(2, 3 * 5, centres.shape[1], dtype=torch.float64)
+    fields = split_levels(flat, SHAPES)
+    assert [tuple(f.shape) for f in fields] == [(2, 15, *shape) for shape in SHAPES]
+    assert torch.equal(torch.cat([f.flatten(2) for f in fields], 2), flat)
+    joints = centres + torch.randn(2, 5, 2, centres.shape[1], dtype=torch.float64) * 40
+    moved, wider = refine_joints(joints, fields, STRIDES)
+    assert (moved - joints).abs().max() > 8 and wider.abs().max() > 0.5
+    again = refine_joints(joints, fields, STRIDES, one_by_one=True)
+    assert torch.allclose(again[0], moved) and torch.allclose(again[1], wider)
+
+    levels = torch.cat([torch.full((h * w,), i) for i, (h, w) in enumerate(SHAPES)])
+    cell = torch.randint(0, centres.shape[1], (2, 30))
+    columns = cell[:, None, None].expand(-1, 5, 2, -1)
+    one_of = torch.nn.functional.one_hot(levels[cell], len(SHAPES)).transpose(1, 2).double()
+    picked, grown = refine_joints(joints.gather(3, columns), fields, STRIDES, one_of)
+    assert torch.allclose(picked, moved.gather(3, columns)) and torch.allclose(grown, wider.gather(2, columns[:, :, 0]))
+
+    image, where = torch.arange(2).repeat_interleave(30), cell.flatten()
+    first = torch.tensor([0, *torch.tensor([h * w for h, w in SHAPES]).cumsum(0)[:-1]])
+    table = torch.cat((first[:, None], torch.tensor(SHAPES)), 1)[levels[where]]
+    pairs, more = refine_picked(joints[image, :, :, where], flat, image, table, strides.T[where])
+    assert torch.allclose(pairs, moved[image, :, :, where]) and torch.allclose(more, wider[image, :, where])
+
+
+def test_refinement_lands_on_the_joint_the_maps_know() -> None:
+    """Maps that hold the offset from each cell centre to one place bring a joint there from wherever it was."""
+    shape, stride, place = (6, 9), 16.0, torch.tensor([50.0, 61.0])
+    centres, _ = make_cells([shape], [stride], place)
+    field = torch.zeros(1, 3, *shape)
+    field[0, :2] = ((place[:, None] - centres) / (stride * OFFSET_CELLS)).view(2, *shape)
+    start = torch.tensor([[[[20.0, 100.0, 51.5], [30.0, 80.0, 60.0]]]])  # (1, 1, 2, 3)
+    moved, _ = refine_joints(start, [field], [stride], torch.ones(1, 1, 3))
+    assert torch.allclose(moved[0, 0], place[:, None].expand(2, 3), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_look_up_in_half_precision(dtype: torch.dtype) -> None:
+    """half=True keeps its type, and places in a large map apart."""
+    field = torch.arange(200.0).expand(1, 1, 3, 200).to(dtype)
+    points = torch.tensor([[[[100.5, 101.5, 127.0]], [[1.5, 1.5, 1.5]]]]).squeeze(2)[:, None].to(dtype)
+    found = read_field(field, points)
+    assert found.dtype == dtype and torch.allclose(found.float().flatten(), points[0, 0, 0].float() - 0.5, rtol=1e-2)
+
+
+def test_pairs_of_no_number_stay_finite() -> None:
+    """One exploded step must not read outside the maps: a pose at infinity reads the border, one of no number the corner."""
+    wild = torch.tensor([[[float("inf"), -float("inf")], [float("nan"), 1e30]]])
+    moved, wider = refine_picked(wild, torch.ones(1, 6, 12), torch.tensor([0]), torch.tensor([[0, 3, 4]]), torch.tensor([[8.0]]))
+    assert wider.tolist() == [[1.0, 1.0]] and moved[0, 1, 1].isfinite()
 
 
 def box_of(joints: list[list[float]], weight: list[float], margins: torch.Tensor) -> list[float]:

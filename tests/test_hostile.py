@@ -514,6 +514,8 @@ def random_batch(
         return (value if wild <= 1 else value.float()).requires_grad_()
 
     outputs = {"offsets": draw(b, k, 2, cells), "spread": draw(b, k, cells), "visibility": draw(b, k, cells)}
+    if int(torch.randint(0, 2, (1,), generator=g)):
+        outputs["field"] = draw(b, 3 * k, cells)
     outputs |= {"one2many": draw(b, 1, cells), "one2one": draw(b, 1, cells), "heatmaps": draw(b, k, shapes[0][0] * shapes[0][1])}
     joints = random_people(g, n, k, size, 100.0)
     low = torch.where(joints[..., 2:] > 0, joints[..., :2], torch.inf).amin(1)
@@ -574,8 +576,8 @@ def test_loss_of_random_tensors() -> None:
             _, more = criterion(empty, targets, levels(size, size), progress)
             pad = 1 + seed % 3
             taller = {
-                name: torch.cat((v, torch.randn(2, pad, *v.shape[2:], generator=g).to(dtype)), 1)
-                if name in ("offsets", "spread", "visibility", "heatmaps")
+                name: torch.cat((v, torch.randn(2, pad * (v.shape[1] // k), *v.shape[2:], generator=g).to(dtype)), 1)
+                if name in ("offsets", "spread", "visibility", "field", "heatmaps")
                 else v
                 for name, v in outputs.items()
             }

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from erpose_yolo.config import CHOICES, Settings
-from erpose_yolo.decode import encode_joints, make_cells
+from erpose_yolo.decode import OFFSET_CELLS, encode_joints, make_cells
 from erpose_yolo.losses import (
     JOINT_LOSSES,
     LOSS_NAMES,
@@ -78,6 +78,8 @@ def outputs_of(
     out = {}
     for own in ("", "one2one_") if s.pose_branch == "separate" and s.supervision == "dual" else ("",):
         out |= {own + "offsets": draw(b, k, 2, a), own + "spread": draw(b, k, a), own + "visibility": draw(b, k, a)}
+        if s.refine == "local":
+            out[own + "field"] = draw(b, 3 * k, a)
         if s.boxes == "learned":
             out[own + "box"] = draw(b, 4, a)
     if s.heatmap_gain:
@@ -373,6 +375,44 @@ def test_schedules_move() -> None:
         assert end[name].item() == pytest.approx(base * shares[2], rel=1e-4)
 
 
+# --- refinement -----------------------------------------------------------------------------------------------------
+
+
+def test_refined_joints_are_what_is_learnt_and_ranked() -> None:
+    """Score targets and the pose loss see the joints after the look-up: maps that mend a pose mend its loss and its target."""
+    settings = Settings(supervision="one2one", coarse_gain=0.0, oks_gain=0.0)
+    outputs, target, _ = planted(6.0, settings)
+    loss = criterion(settings)
+    before, items = loss(outputs, target, shapes_of(96), 1.0)
+    mended = outputs["field"].detach().clone().view(1, K, 3, -1)
+    _, strides = make_cells(shapes_of(96), STRIDES, torch.zeros(1))
+    mended[:, :, 0] = -6.0 / (strides * OFFSET_CELLS)  # 6 px to the left, on every level
+    mended[:, :, 2] = -1.0  # and sure of it
+    after = {**outputs, "field": mended.flatten(1, 2)}
+    _, better = loss(after, target, shapes_of(96), 1.0)
+    assert better["pose_loss"] < items["pose_loss"] - settings.pose_gain
+    with torch.no_grad():
+        scene = loss._scene(after, target, shapes_of(96))
+        pairs = loss.assign("one2one", after["one2one"], after, scene, 1.0)
+    assert pairs.target.item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_look_ups_and_places_have_losses_of_their_own() -> None:
+    """The refined joints teach the maps, around the joints only; the coarse ones teach the offsets, as much as coarse_gain says."""
+    grads = {}
+    for gain in (0.0, 0.5, 1.0):
+        settings = Settings(supervision="one2many", coarse_gain=gain, topk=1)
+        outputs, target, _ = planted(3.0, settings)
+        run(criterion(settings), outputs, target, 96)
+        grads[gain] = outputs
+    assert grads[0.0]["offsets"].grad.abs().max() == 0 and grads[0.5]["offsets"].grad.abs().max() > 0
+    assert torch.allclose(grads[1.0]["offsets"].grad, 2 * grads[0.5]["offsets"].grad)
+    field = grads[0.5]["field"].grad.view(K, 3, -1)
+    assert torch.equal(field, grads[0.0]["field"].grad.view(K, 3, -1))
+    touched = (field.abs().sum(1) > 0).sum(1)
+    assert ((touched >= 1) & (touched <= 4)).all()  # the cells around each joint of the one pose
+
+
 # --- score targets ------------------------------------------------------------------------------------------------
 
 
@@ -386,7 +426,7 @@ def planted(shift: float, settings: Settings, size: int = 96) -> tuple[dict[str,
     offsets = encode_joints(said, centres.T, strides.T).permute(1, 2, 0)[None].contiguous()
     outputs = outputs_of(1, size, settings)
     outputs["offsets"] = offsets.requires_grad_()
-    for name in ("one2many", "one2one"):
+    for name in ("one2many", "one2one", "field"):
         if name in outputs:
             outputs[name] = torch.zeros_like(outputs[name], requires_grad=True)
     error = shift**2 / (2 * target.area[0] * (2 * sigmas_for(K)) ** 2)

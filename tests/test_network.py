@@ -180,7 +180,7 @@ def test_own_weights_are_transferred_whole() -> None:
     theirs, ours = first.state_dict(), other.state_dict()
     same = [k for k in ours if ours[k].shape == theirs[k].shape]
     assert all(torch.equal(ours[k], theirs[k]) for k in same)
-    assert {k.split(".")[3] for k in ours if k not in same and "pose" in k} == {"joints", "spread", "heatmap"}
+    assert {k.split(".")[3] for k in ours if k not in same and "pose" in k} == {"joints", "spread", "field", "heatmap"}
 
 
 def test_foreign_weights_warn(log: list[str]) -> None:

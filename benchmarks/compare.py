@@ -58,6 +58,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "no heatmaps": {"heatmap_gain": 0},
     "heatmaps on all levels": {"heatmap_levels": "all"},
     "offsets from a person centre": {"offsets": "centre"},
+    "joints not refined": {"refine": "none"},
     "assigned by box IoU": {"assigner": "iou"},
     "assigned by nearness": {"assigner": "centre"},
     "one-to-one alone": {"supervision": "one2one"},

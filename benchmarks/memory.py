@@ -35,7 +35,7 @@ def main() -> None:
     criterion, k = model.init_criterion(), 17
     shapes = [(args.size // s, args.size // s) for s in (8, 16, 32)]
     cells = sum(h * w for h, w in shapes)
-    channels = {"offsets": (k, 2, cells), "spread": (k, cells), "visibility": (k, cells)}
+    channels = {"offsets": (k, 2, cells), "spread": (k, cells), "visibility": (k, cells), "field": (3 * k, cells)}
     channels |= {"one2many": (1, cells), "one2one": (1, cells), "heatmaps": (k, shapes[0][0] * shapes[0][1])}
     outputs = {name: torch.randn(args.images, *shape, requires_grad=True) for name, shape in channels.items()}
     grads = [torch.zeros_like(v) for v in outputs.values()]

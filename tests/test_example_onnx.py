@@ -70,6 +70,9 @@ with torch.no_grad():
     spread(head.deployed.joints, 34, 51, 0.2, 1.0)  # visible all: boxes jump where a joint comes or goes
     for conv in head.deployed.spread:
         conv.weight.normal_()  # from zero
+    for conv in head.deployed.field:
+        conv.weight.normal_()
+    spread(head.deployed.field, 0, 51, 0.2, 0.0)  # joints are looked up and moved
     spread(head.deployed.spread, 0, 17, 0.5, -2.0)  # sure of themselves, some more than others
 model.save("random.pt")  # rounds to float16
 model = ERPose("random.pt")

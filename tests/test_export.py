@@ -6,7 +6,10 @@ import ast
 import json
 import logging
 import re
+import sys
+import types
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -29,12 +32,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights with scores far above zero, so that there are persons to compare."""
     torch.manual_seed(0)
     model = ERPose("erpose-n.yaml")
-    for tower in model.model.model[-1].one2one_score:
-        tower[-1].bias.data.fill_(0.0)
-        tower[-1].weight.data.normal_(0, 0.5)
-    for conv in model.model.model[-1].deployed.spread:
+    head = model.model.model[-1]
+    norms = [m for m in model.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    usual = [m.momentum for m in norms]
+    for m in norms:
+        m.momentum = 1.0
+    photo = cv2.imread(str(ASSETS / "bus.jpg"))[:, :, ::-1]
+    corners = [(y, x) for y in range(0, 600, 120) for x in range(0, 400, 100)]
+    crops = np.stack([cv2.resize(photo[y : y + 480, x : x + 400], (SIZE, SIZE)) for y, x in corners])
+    with torch.no_grad():  # unless its normalisation fits, a random network sees next to nothing of its input
+        model.model.train()(torch.from_numpy(crops).permute(0, 3, 1, 2) / 255)
+    for m, momentum in zip(norms, usual):
+        m.momentum = momentum
+    for tower in head.one2one_score:
+        tower[-1].bias.data.fill_(1.0)
+        tower[-1].weight.data.normal_(0, 0.1)
+    for conv in head.deployed.spread:
         conv.bias.data.fill_(-2.0)  # sure of its joints, so that scores stay high
         conv.weight.data.normal_(0, 0.05)
+    for conv in head.deployed.field:
+        conv.weight.data.normal_(0, 0.05)  # joints are looked up and moved
     path = tmp_path_factory.mktemp("weights") / "small.pt"
     model.model.names = {0: "person"}
     model.save(path)
@@ -47,6 +64,15 @@ def checkpoint(weights: Path, tmp_path: Path) -> Path:
     path = tmp_path / "small.pt"
     path.write_bytes(weights.read_bytes())
     return path
+
+
+def test_the_look_ups_move_joints(checkpoint: Path) -> None:
+    """What the other tests compare must depend on the maps."""
+    refined = rows_of(checkpoint)
+    model = ERPose(checkpoint)
+    model.model.model[-1].one2one_pose.field = None
+    model.save(checkpoint)
+    assert np.abs(rows_of(checkpoint)[:20, 1:] - refined[:20, 1:]).max() > 1
 
 
 def rows_of(path: Path | str, size: int = SIZE, conf: float = 0.3) -> np.ndarray:
@@ -201,6 +227,30 @@ def test_files_of_a_folder_are_checked_by_size(tmp_path: Path) -> None:
     (folder / "model.bin").write_bytes(b"123")
     with pytest.raises(ValueError, match="3 of 5 bytes"):
         exporter.check_file(folder)
+
+
+def test_paddle_is_taught_the_look_up_for_one_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """x2paddle's graph gets the layer with the padding of ours; other formats, and what comes after, find x2paddle as it was."""
+    aten = types.ModuleType("aten")
+    for name in ("x2paddle", "x2paddle.op_mapper", "x2paddle.op_mapper.pytorch2paddle"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "x2paddle.op_mapper.pytorch2paddle.aten", aten)
+    with exporter.paddle_look_ups("onnx"):
+        assert not hasattr(aten, "aten_grid_sampler")
+    mapper, graph = MagicMock(), MagicMock()
+    mapper._get_outputs_name.return_value = ["out"]
+    mapper._get_inputs_name.return_value = (["x", "grid", "mode", "padding", "align"], list("abcde"))
+    with pytest.raises(KeyboardInterrupt), exporter.paddle_look_ups("paddle"):
+        assert aten.aten_grid_sampler(mapper, graph, "node") == (["x", "grid"], ["out"])
+        raise KeyboardInterrupt
+    (kernel,), told = graph.add_layer.call_args
+    assert kernel == "paddle.nn.functional.grid_sample" and told["inputs"] == {"x": "x", "grid": "grid"}
+    assert (told["mode"], told["padding_mode"], told["align_corners"]) == ("'bilinear'", "'border'", False)
+    assert not hasattr(aten, "aten_grid_sampler")
+    aten.aten_grid_sampler = "its own"  # a later x2paddle may know it
+    with exporter.paddle_look_ups("paddle"):
+        assert aten.aten_grid_sampler == "its own"
+    assert aten.aten_grid_sampler == "its own"
 
 
 def test_failed_export_keeps_the_good_file(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

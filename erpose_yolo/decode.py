@@ -109,7 +109,7 @@ def read_field(field: Tensor, points: Tensor, one_by_one: bool = False) -> Tenso
     kind = field.dtype
     if kind in (torch.float16, torch.bfloat16):  # a half type cannot tell neighbouring places in a large map apart
         field, points = field.float(), points.float()
-    grid = torch.stack((points[:, :, 0] * (2 / w) - 1, points[:, :, 1] * (2 / h) - 1), -1)  # (B, K, A, 2)
+    grid = torch.stack((points[:, :, 0] * 2 / w - 1, points[:, :, 1] * 2 / h - 1), -1)  # (B, K, A, 2)
 
     def sample(maps: Tensor, places: Tensor) -> Tensor:
         return torch.nn.functional.grid_sample(maps, places, padding_mode="border", align_corners=False)

@@ -105,8 +105,11 @@ def constant(conv: nn.Module, bias: Tensor) -> None:
 
 def simulate(head: Any, size: int) -> None:
     """Make the scores, and the boxes that NMS compares, those of 60 persons."""
-    if hasattr(head, "one2one_score"):
+    ours = hasattr(head, "one2one_score")
+    if ours:
         towers = [(head.one2one_score, 0)]
+        for spread in head.deployed.spread:
+            constant(spread, torch.tensor(-4.0))  # poses that are sure of themselves
     else:
         towers = [(head.cv3, 1), (getattr(head, "one2one_cv3", None), 0)]
         sides = torch.zeros(4, head.reg_max)
@@ -118,7 +121,9 @@ def simulate(head: Any, size: int) -> None:
         for level, tower in enumerate(levels or ()):
             constant(tower[-1], torch.tensor(0.0 if level == 0 else EMPTY))
             if level == 0:
-                tower[-1].register_forward_hook(Overlay(logit_map(size // 8, around)))
+                logits = logit_map(size // 8, around)
+                logits = logits.sigmoid().square().logit() if ours else logits  # our confidence takes the root
+                tower[-1].register_forward_hook(Overlay(logits))
 
 
 @torch.no_grad()

@@ -132,11 +132,7 @@ def split_levels(flat: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor
 
 
 def refine_joints(
-    joints: Tensor,
-    fields: Sequence[Tensor],
-    strides: Sequence[float],
-    level: Tensor | None = None,
-    one_by_one: bool = False,
+    joints: Tensor, fields: Sequence[Tensor], strides: Sequence[float], one_by_one: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Joints moved by what the maps of their cell's level say at the places where they are.
 
@@ -145,24 +141,58 @@ def refine_joints(
     learnt here through the poses that read them), and what is to be added to log b, the joint's spread.
 
     Args:
-        joints: (B, K, 2, A) pixels, all cells of all levels in a row; or (B, K, 2, N) of picked cells.
+        joints: (B, K, 2, A) pixels, all cells of all levels in a row.
         fields: per level (B, 3K, H, W), x, y and log b of each joint in a row; x and y in units of OFFSET_CELLS cells.
         strides: pixels per cell of each level.
-        level: for picked cells (B, L, N), 1 for the level that a cell is of and else 0.
         one_by_one: see :func:`read_field`.
 
     Returns:
-        joints in pixels, shaped as those given, and (B, K, A or N) to be added to log b.
+        joints (B, K, 2, A) in pixels, and (B, K, A) to be added to log b.
     """
-    found, first = [], 0
-    for i, (field, s) in enumerate(zip(fields, strides, strict=True)):
-        last = joints.shape[-1] if level is not None else first + field.shape[2] * field.shape[3]
-        at_level = read_field(field, joints[..., first:last] / s, one_by_one)
-        shift = at_level[:, :, :2] * (s * OFFSET_CELLS)
-        found.append(torch.cat((shift, at_level[:, :, 2:]), 2) * (1 if level is None else level[:, None, i : i + 1]))
-        first = last if level is None else 0
-    moved = torch.cat(found, -1) if level is None else sum(found[1:], found[0])
-    return joints + moved[:, :, :2], moved[:, :, 2]
+    shifts, wider, first = [], [], 0
+    for field, s in zip(fields, strides, strict=True):
+        last = first + field.shape[2] * field.shape[3]
+        found = read_field(field, joints[..., first:last] / s, one_by_one)
+        shifts.append(found[:, :, :2] * (s * OFFSET_CELLS))
+        wider.append(found[:, :, 2])
+        first = last
+    return joints + torch.cat(shifts, 3), torch.cat(wider, 2)
+
+
+def refine_best(joints: Tensor, fields: Sequence[Tensor], strides: Sequence[float], level: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`refine_joints` for a few cells of each image, in one look-up: all levels are laid out on one sheet.
+
+    Args:
+        joints: (B, K, 2, N) pixels of N cells.
+        fields: as there; each level at most half as high and wide as the one before.
+        strides: as there.
+        level: (B, L, N), 1 for the level that a cell is of and else 0.
+
+    Returns:
+        joints (B, K, 2, N) in pixels, and (B, K, N) to be added to log b.
+    """
+    pad = torch.nn.functional.pad
+    finest, coarser = fields[0], fields[1:]
+    height, width = finest.shape[2:]
+    sheet, sizes, corners = finest, [(width, height)], [(0, 0)]
+    if coarser:  # stacked at the right of the finest
+        across, down, column = coarser[0].shape[3], 0, []
+        for field in coarser:
+            column.append(pad(field, (0, across - field.shape[3])))
+            sizes.append((field.shape[3], field.shape[2]))
+            corners.append((width, down))
+            down = down + field.shape[2]
+        sheet = torch.cat((finest, pad(torch.cat(column, 2), (0, 0, 0, height - down))), 3)
+
+    def of_level(values: Sequence[tuple[float, float]]) -> Tensor:
+        """(B, 1, 2, N): the pair that belongs to each cell's level."""
+        of_all = [torch.stack((level[:, n] * x, level[:, n] * y), 1) for n, (x, y) in enumerate(values)]
+        return sum(of_all[1:], of_all[0])[:, None]
+
+    stride, size = of_level([(s, s) for s in strides]), of_level(sizes)
+    place = torch.minimum((joints / stride).clamp(min=0.5), size - 0.5)  # the border's value beyond, not the neighbour's
+    found = read_field(sheet, place + of_level(corners))
+    return joints + found[:, :, :2] * stride * OFFSET_CELLS, found[:, :, 2]
 
 
 def refine_picked(joints: Tensor, field: Tensor, image: Tensor, where: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:

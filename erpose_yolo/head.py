@@ -29,8 +29,8 @@ from erpose_yolo.decode import (
     derive_boxes,
     expected_oks,
     make_cells,
+    refine_best,
     refine_joints,
-    split_levels,
 )
 
 LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
@@ -111,7 +111,7 @@ class PoseBranch(nn.Module):
         self.field = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch) if settings.refine == "local" else None
         self.heatmap: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in range(maps)) or None
 
-    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+    def forward(self, x: list[Tensor]) -> dict[str, Any]:
         """Raw outputs, levels in a row: offsets (B, K, 2, A), visibility (B, K, A), and what of training is there."""
         k = self.num_joints
         features = [tower(level) for tower, level in zip(self.tower, x)]
@@ -119,14 +119,15 @@ class PoseBranch(nn.Module):
         offsets = joints[:, : 2 * k].reshape(joints.shape[0], k, 2, -1)  # paddle has no unflatten
         if self.centre:  # every joint relative to a person centre that the cell points at
             offsets = offsets + joints[:, None, 3 * k :]
-        out = {"offsets": offsets, "visibility": joints[:, 2 * k : 3 * k]}
+        out: dict[str, Any] = {"offsets": offsets, "visibility": joints[:, 2 * k : 3 * k]}
         if self.box is not None:
             out["box"] = self._flat(self.box, features)
         if self.spread is not None:
             out["spread"] = self._flat(self.spread, features)
         field = getattr(self, "field", None)  # weights of before it have none
         if field is not None:
-            out["field"] = self._flat(field, features)
+            maps = [conv(f) for conv, f in zip(field, features)]
+            out |= {"maps": maps, "field": torch.cat([m.flatten(2) for m in maps], 2)}
         if self.heatmap is not None:
             out["heatmaps"] = self._flat(self.heatmap, features)
         return out
@@ -238,8 +239,8 @@ class ERPoseHead(Pose):
             if branch is not None:
                 branch.bias_init()
 
-    def raw(self, x: list[Tensor]) -> dict[str, Tensor]:
-        """Raw outputs of every part that is there, as losses.ERPoseLoss takes them."""
+    def raw(self, x: list[Tensor]) -> dict[str, Any]:
+        """Raw outputs of every part that is there, as losses.ERPoseLoss takes them, and "maps", the field level by level."""
         # the one-to-one assignment contradicts the dense one, so it does not steer the trunk where both are learnt
         apart = [f.detach() for f in x] if self.training and self.one2many_score is not None else x
         out = self.pose(x) if self.pose is not None else {}
@@ -280,9 +281,12 @@ class ERPoseHead(Pose):
         if not self.dense:
             part, centres, strides, level = self._pick(part, centres, strides, shapes)
         joints = decode_joints(part["offsets"], centres, strides)
-        if prefix + "field" in raw:
-            fields = split_levels(raw[prefix + "field"], shapes)
-            joints, wider = refine_joints(joints, fields, sizes, level, self.one_by_one)
+        if prefix + "maps" in raw:
+            maps = raw[prefix + "maps"]
+            if level is None:
+                joints, wider = refine_joints(joints, maps, sizes, self.one_by_one)
+            else:
+                joints, wider = refine_best(joints, maps, sizes, level)
             if "spread" in part:
                 part["spread"] = part["spread"] + wider
         visibility = part["visibility"].sigmoid()
@@ -311,12 +315,13 @@ class ERPoseHead(Pose):
             shapes: (height, width) in cells of each level.
 
         Returns:
-            Outputs, centres (B, 2, N) and strides (B, 1, N) of the picked cells, and their level as refine_joints takes it.
+            Outputs, centres (B, 2, N) and strides (B, 1, N) of the picked cells, and their level as refine_best takes it.
         """
         best = part["scores"].amax(1)
         index = best.topk(min(self.max_det, best.shape[1]), 1).indices[:, None]  # (B, 1, N)
         counts = [h * w for h, w in shapes]
-        level = torch.cat([torch.eye(len(counts))[:, i : i + 1].expand(-1, n) for i, n in enumerate(counts)], 1).to(best)
+        ones = [[strides.new_full((1, n), float(i == j)) for j, n in enumerate(counts)] for i in range(len(counts))]
+        level = torch.cat([torch.cat(row, 1) for row in ones])  # (L, A); LiteRT has no eye
         columns = {k: v.flatten(1, 2) if v.ndim == 4 else v for k, v in part.items()}
         columns |= {k: v.expand(best.shape[0], -1, -1) for k, v in (("centres", centres), ("strides", strides), ("level", level))}
         table = torch.cat(list(columns.values()), 1)

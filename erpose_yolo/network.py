@@ -207,6 +207,7 @@ class Criterion:
         """
         outputs = dict(preds[1] if isinstance(preds, tuple) else preds)
         features = outputs.pop("feats")
+        outputs = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}  # without the field's maps
         targets = to_targets(batch, features[0].device)
         loss, items = self.loss(outputs, targets, [tuple(f.shape[2:]) for f in features], self.progress)
         return loss * len(features[0]), items

@@ -18,6 +18,7 @@ from erpose_yolo.decode import (
     fit_margins,
     make_cells,
     read_field,
+    refine_best,
     refine_joints,
     refine_picked,
     select_rows,
@@ -125,7 +126,7 @@ def test_all_look_ups_agree() -> None:
     cell = torch.randint(0, centres.shape[1], (2, 30))
     columns = cell[:, None, None].expand(-1, 5, 2, -1)
     one_of = torch.nn.functional.one_hot(levels[cell], len(SHAPES)).transpose(1, 2).double()
-    picked, grown = refine_joints(joints.gather(3, columns), fields, STRIDES, one_of)
+    picked, grown = refine_best(joints.gather(3, columns), fields, STRIDES, one_of)
     assert torch.allclose(picked, moved.gather(3, columns)) and torch.allclose(grown, wider.gather(2, columns[:, :, 0]))
 
     image, where = torch.arange(2).repeat_interleave(30), cell.flatten()
@@ -142,7 +143,7 @@ def test_refinement_lands_on_the_joint_the_maps_know() -> None:
     field = torch.zeros(1, 3, *shape)
     field[0, :2] = ((place[:, None] - centres) / (stride * OFFSET_CELLS)).view(2, *shape)
     start = torch.tensor([[[[20.0, 100.0, 51.5], [30.0, 80.0, 60.0]]]])  # (1, 1, 2, 3)
-    moved, _ = refine_joints(start, [field], [stride], torch.ones(1, 1, 3))
+    moved, _ = refine_best(start, [field], [stride], torch.ones(1, 1, 3))
     assert torch.allclose(moved[0, 0], place[:, None].expand(2, 3), atol=1e-4)
 
 

@@ -180,7 +180,7 @@ def test_modes() -> None:
         exported = switch(head, export=True)(x)
         trained = head.train()(x)
     names = {"offsets", "visibility", "spread", "heatmaps", "one2many", "one2one", "feats"}
-    names |= {"field", "one2one_offsets", "one2one_visibility", "one2one_spread", "one2one_field"}
+    names |= {"field", "maps", "one2one_maps", "one2one_offsets", "one2one_visibility", "one2one_spread", "one2one_field"}
     # no one2one_heatmaps: they steer the trunk, and that branch does not
     assert set(raw) == set(trained) == names
     assert isinstance(exported, Tensor) and torch.equal(exported, rows)

@@ -24,6 +24,7 @@ from erpose_yolo.oks import kernel, mean_over_labelled, oks_error
 # A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
 # and the bound keeps the gradient of a small person's joint finite.
 MIN_LOG_SPREAD = -4.0
+AT_ONCE = 32768  # candidates whose poses are looked up at a time: crowds have hundreds of thousands
 LOSS_NAMES = ("pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss")
 
 
@@ -256,7 +257,8 @@ class ERPoseLoss:
         num_cells = scene.centres.shape[1]
         person, column = found.valid.nonzero(as_tuple=True)
         cell = found.cell[person, column]
-        joints, _ = self._poses(branch, person, cell, scene)[-1]
+        some = zip(torch.split(person, AT_ONCE), torch.split(cell, AT_ONCE))
+        joints = torch.cat([self._poses(branch, p, c, scene)[-1][0] for p, c in some])
         labelled = targets.joints[person][..., 2] > 0
         error = oks_error(joints, targets.joints[person], targets.area[person], self.sigmas.to(joints.device))
         similarity = mean_over_labelled(kernel(error, at(s.tail, progress)), labelled)

@@ -124,7 +124,7 @@ class PoseBranch(nn.Module):
             out["box"] = self._flat(self.box, features)
         if self.spread is not None:
             out["spread"] = self._flat(self.spread, features)
-        field = getattr(self, "field", None)  # weights of before it have none
+        field = getattr(self, "field", None)  # weights from before refinement have none
         if field is not None:
             maps = [conv(f) for conv, f in zip(field, features)]
             out |= {"maps": maps, "field": torch.cat([m.flatten(2) for m in maps], 2)}

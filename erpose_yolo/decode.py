@@ -164,15 +164,22 @@ def refine_best(joints: Tensor, fields: Sequence[Tensor], strides: Sequence[floa
 
     Args:
         joints: (B, K, 2, N) pixels of N cells.
-        fields: as there; each level at most half as high and wide as the one before.
+        fields: as there; each level about half as high and wide as the one before.
         strides: as there.
         level: (B, L, N), 1 for the level that a cell is of and else 0.
 
     Returns:
         joints (B, K, 2, N) in pixels, and (B, K, N) to be added to log b.
+
+    Raises:
+        ValueError: levels that do not halve, which would not fit the sheet.
     """
     pad = torch.nn.functional.pad
     finest, coarser = fields[0], fields[1:]
+    if not torch.jit.is_tracing() and not torch.compiler.is_compiling():  # type: ignore[no-untyped-call]
+        high, wide = zip(*(f.shape[2:] for f in fields))  # in a graph they may be open
+        if sum(high[1:]) > high[0] or max(wide[1:], default=0) > wide[min(1, len(wide) - 1)]:
+            raise ValueError(f"each level must be about half as high and wide as the one before, got {high} high, {wide} wide")
     height, width = finest.shape[2:]
     sheet, sizes, corners = finest, [(width, height)], [(0, 0)]
     if coarser:  # stacked at the right of the finest

@@ -9,28 +9,34 @@
     python benchmarks/compare.py --track synth --start compare-synth-12 --epochs 2 --models erpose-n --name compare-boxes
         --settings '{"boxes learned": {"boxes": "learned"}}'
     python benchmarks/compare.py --track coco --data coco-people.yaml --device 0
+    python benchmarks/compare.py --track synth --epochs 60 --batch 64 --device 0 --resident --name compare-synth-gpu
 
 Every contestant is trained by Ultralytics' own trainer from random weights (with --start from its own weights of that table,
 variants from those of the plain model), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval``
 judges what is deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished
 run is not repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each
 run, so calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1), and fill one table.
+With --resident the pictures are kept on the GPU and augmented there (resident.py): a nano outruns the loader processes.
 Parameters, training step and latency do not depend on the data: cost.py, step.py and latency.py have them.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
 import torch
+from resident import keep_pictures
 from ultralytics import YOLO
 from ultralytics.utils import TQDM, YAML
 
@@ -156,12 +162,14 @@ def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argpa
     def before(trainer: Any) -> None:
         trainer.model.to(memory_format=torch.channels_last)  # a fifth faster on this CPU, for all
 
+    if args.resident:
+        yolo.add_callback("on_pretrain_routine_end", keep_pictures)
     yolo.add_callback("on_train_start", before)
     yolo.add_callback("on_model_save", after_save)
     begin = time.perf_counter()
     yolo.train(
         data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed, device=args.device,
-        workers=args.workers, cache="ram", val=False, plots=False, verbose=False,
+        workers=args.workers, cache="ram", val=False, plots=False, verbose=False, amp=args.amp, deterministic=args.device == "cpu",
         pretrained=str(start_of(model, seed, args)) if args.start else False,  # what fits: settings may add a branch
         project=str((args.out / args.table).absolute()), name=folder.name, exist_ok=True, **TRAIN, **args.augment,
     )  # fmt: skip
@@ -223,13 +231,23 @@ def finished(file: Path, budget: dict[str, Any]) -> list[dict[str, Any]]:
     return list(old["runs"])
 
 
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Nobody else adds to a result file meanwhile."""
+    file.parent.mkdir(exist_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)  # which unlocks
+
+
 def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Contestants first, ours before the peers, then variants in the order in which they came; seeds ascending."""
     known = {m: i for i, m in enumerate((*OURS, *PEERS))}
     labels = list(dict.fromkeys(r["label"] for r in runs))
-    return sorted(
-        runs, key=lambda r: (r["label"] != "", known.get(r["model"], len(known)), labels.index(r["label"]), r["seed"])
-    )
+    return sorted(runs, key=lambda r: (r["label"] != "", known.get(r["model"], len(known)), labels.index(r["label"]), r["seed"]))
 
 
 def main() -> None:
@@ -246,6 +264,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--resident", action="store_true", help="keep the training pictures on the device, augment them there")
+    parser.add_argument("--no-amp", dest="amp", action="store_false", help="float32 on a GPU, too")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder for weights")
     parser.add_argument("--name", help="of the result files and the folder of weights; compare-TRACK and TRACK")
     args = parser.parse_args()
@@ -263,6 +283,7 @@ def main() -> None:
     pictures = "/".join(Path(args.data).parts[-2:])
     same = ("epochs", "imgsz", "batch", "start", "augment")
     budget = {"track": args.track, "data": pictures, **{k: getattr(args, k) for k in same}, "train": TRAIN}
+    budget |= {k: True for k in ("resident",) if getattr(args, k)}
     file = common.RESULTS / f"{name}.json"
     todo = [
         {"model": model, "label": label, "settings": settings, "seed": seed}
@@ -283,9 +304,10 @@ def main() -> None:
         if done(who):
             continue
         new = run(**who, args=args)
-        runs = in_order(finished(file, budget) + new)
         what = f"{args.track}: {args.epochs} epochs, {args.imgsz} px, batch {args.batch}"
-        common.write(name, {"budget": budget, "runs": runs}, f"{what}\n\n{table(runs)}")
+        with locked(file):
+            runs = in_order(finished(file, budget) + new)
+            common.write(name, {"budget": budget, "runs": runs}, f"{what}\n\n{table(runs)}")
 
 
 if __name__ == "__main__":

@@ -152,8 +152,9 @@ def test_variants_start_from_the_plain_model(compare: ModuleType, monkeypatch: p
     file.parent.mkdir(parents=True)
     file.touch()
     args = argparse.Namespace(
-        out=tmp_path, table="after", start="before", epochs=2, data="", imgsz=96, batch=4, device="cpu", workers=0, augment={}
-    )
+        out=tmp_path, table="after", start="before", epochs=2, data="", imgsz=96, batch=4, device="cpu", workers=0, augment={},
+        resident=False, amp=True,
+    )  # fmt: skip
     compare.run("erpose-n", "boxes learned", {"boxes": "learned"}, 0, args)
     args.start = None
     compare.run("erpose-n", "", {}, 0, args)

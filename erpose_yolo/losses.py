@@ -209,6 +209,7 @@ class ERPoseLoss:
         zero = sum((v.sum() * 0.0 for v in outputs.values()), torch.zeros((), device=scene.centres.device))
         items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)  # every output is in the graph, persons or not
 
+        looks: tuple[dict[str, Tensor], Pairs] | None = None
         for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):
             if name not in outputs:
                 continue
@@ -217,6 +218,9 @@ class ERPoseLoss:
             items[label] = s.score_gain * share * self._score_loss(outputs[name], pairs, scene)
             for key, value in self._pose_terms(branch, pairs, scene).items():
                 items[key] = items.get(key, zero) + share * value
+            if looks is not None and s.look_gain and "one2one_field" in outputs:
+                items["pose_loss"] = items["pose_loss"] + share * self._look_loss(*looks, branch, scene)
+            looks = branch, pairs
         if "heatmaps" in outputs:
             items["heat_loss"] = s.heatmap_gain * self._heatmap_loss(outputs["heatmaps"], scene)
         if "box" in outputs:
@@ -322,9 +326,7 @@ class ERPoseLoss:
         image, cell = targets.image[pairs.person], pairs.cell
         wanted = targets.joints[pairs.person]
         labelled = wanted[..., 2] > 0
-        count = torch.bincount(pairs.person, minlength=len(targets.image))
-        weight = 1 / count[pairs.person].float()
-        weight = weight / normaliser(weight.sum())
+        weight = self._weight(pairs, len(targets.image))
         losses = []
         for joints, spread in self._poses(branch, pairs.person, cell, scene):
             error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
@@ -340,6 +342,29 @@ class ERPoseLoss:
             boxes = self._boxes(branch, joints, pairs.person, cell, scene)
             terms["box_loss"] = s.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
         return terms
+
+    def _look_loss(self, dense: dict[str, Tensor], pairs: Pairs, branch: dict[str, Tensor], scene: Scene) -> Tensor:
+        """Pose loss of the deployed maps where the dense assignment's joints look them up.
+
+        A person's one cell looks at each of its joints from one place; its ten dense cells look from ten, and what the
+        maps say there is right or wrong whoever asks. The dense branch learns nothing here.
+        """
+        s, targets = self.settings, scene.targets
+        image, wanted = targets.image[pairs.person], targets.joints[pairs.person]
+        joints, spread = self._poses({k: v for k, v in dense.items() if k != "field"}, pairs.person, pairs.cell, scene)[0]
+        stride = scene.strides.T[pairs.cell]
+        moved, wider = refine_picked(joints.detach(), branch["field"], image, scene.level[pairs.cell], stride)
+        error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))
+        loss = pose_loss(s.pose_loss, error, spread.detach() + wider, wanted[..., 2] > 0, s.oks_gain)
+        weight = self._weight(pairs, len(targets.image))
+        return s.pose_gain * s.look_gain * (loss * weight).sum()
+
+    @staticmethod
+    def _weight(pairs: Pairs, persons: int) -> Tensor:
+        """(D,) weights of pairs: each person weighs the same, however many cells learn it, and all sum to 1."""
+        count = torch.bincount(pairs.person, minlength=persons)
+        weight = 1 / count[pairs.person].float()
+        return weight / normaliser(weight.sum())
 
     @staticmethod
     def _score_loss(scores: Tensor, pairs: Pairs, scene: Scene) -> Tensor:

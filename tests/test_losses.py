@@ -413,6 +413,32 @@ def test_look_ups_and_places_have_losses_of_their_own() -> None:
     assert ((touched >= 1) & (touched <= 4)).all()  # the cells around each joint of the one pose
 
 
+def test_dense_look_ups_teach_the_deployed_maps_and_nothing_else() -> None:
+    """look_gain: the maps of the one-to-one branch learn where the dense branch's ten cells look, too."""
+    grads, losses = {}, {}
+    for gain in (0.0, 1.0, 2.0):
+        settings = Settings(look_gain=gain)
+        outputs = outputs_of(2, 96, settings)
+        losses[gain], _ = run(criterion(settings), outputs, targets_of([0, 1, 1], people(3, 96)), 96, 0.5)
+        grads[gain] = {name: value.grad for name, value in outputs.items()}
+    for name in grads[0.0]:
+        assert torch.equal(grads[0.0][name], grads[1.0][name]) == (name != "one2one_field"), name
+    before, more, most = (grads[gain]["one2one_field"] for gain in (0.0, 1.0, 2.0))
+    assert ((more != 0).sum() > 2 * (before != 0).sum()) and ((before != 0) <= (more != 0)).all(), "from more places"
+    assert torch.allclose(most - before, 2 * (more - before), atol=1e-6)
+    assert losses[2.0] - losses[0.0] == pytest.approx(2 * (losses[1.0] - losses[0.0]).item(), rel=1e-3)
+
+
+def test_where_one_branch_looks_up_there_is_nothing_more_to_learn() -> None:
+    """Neither a single assignment, nor a shared branch, nor a model without maps has deployed maps beside dense ones."""
+    for change in ({"supervision": "one2one"}, {"supervision": "one2many"}, {"pose_branch": "shared"}, {"refine": "none"}):
+        totals = []
+        for gain in (0.0, 1.0):
+            settings = Settings(look_gain=gain, **change)
+            totals.append(run(criterion(settings), outputs_of(1, 96, settings), targets_of([0], people(1, 96)), 96)[0])
+        assert totals[0] == totals[1], change
+
+
 # --- score targets ------------------------------------------------------------------------------------------------
 
 

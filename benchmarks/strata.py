@@ -1,4 +1,4 @@
-"""Where trained models find people and where not: AP against occlusion and height of the person, and the AP of their boxes.
+"""Where trained models find people and where not: AP by occlusion and height, misses and duplicates, and the AP of their boxes.
 
     python benchmarks/strata.py --data data.yaml --imgsz 128 --weights erpose-n=a.pt erpose-n=b.pt yolo26n-pose=c.pt
 
@@ -14,6 +14,9 @@ lets a prediction that nobody takes count as wrong in the range of its own area.
 it counts as wrong in the bin of the person that it fits best, by OKS; where it fits none (OKS 0 with all of its picture), in
 every bin. One bin of all persons is thus COCO's AP. Recall, at OKS 0.5 and of the best 20 predictions of a picture, asks
 nothing of the score.
+
+A threshold means another thing for each model, as one is surer of itself than the next. So misses (OKS 0.5) and duplicates, as
+``erpose eval`` defines them, are taken at equal numbers: the best SHOWN predictions per labelled person of the whole split.
 
 Box AP is pycocotools' (``bbox``); ER-Pose derives its boxes from the joints. Boxes without labelled joints are ignored: labels
 mark regions that way. Predictions below a score of 0.05 beyond the best 20 of a picture are not kept, of any model.
@@ -39,6 +42,7 @@ from ultralytics.utils import TQDM
 
 from erpose_yolo import catalog
 from erpose_yolo.metrics.coco import exact_sigmas
+from erpose_yolo.metrics.crowding import measure_crowding
 from erpose_yolo.metrics.evaluate import evaluate, read_truth
 from erpose_yolo.metrics.matching import AREA_RANGES, accumulate, match, pair_oks
 from erpose_yolo.metrics.predictions import Predictions, from_records
@@ -46,6 +50,7 @@ from erpose_yolo.metrics.truth import GroundTruth
 
 # Left edges of the bins, each up to the next; the last is open. Bins without persons are left out.
 BINS = {"occluded share": (0, 0.1, 0.25, 0.5), "height, px": (0, 24, 40, 64, 96, 192)}
+SHOWN = (0.3, 0.5, 0.8, 1.2)  # predictions per labelled person
 
 
 def best_fit(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray) -> np.ndarray:
@@ -106,6 +111,17 @@ def split(truth: GroundTruth, imgsz: int) -> dict[str, dict[str, np.ndarray]]:
         masks = [np.digitize(value, edges) == b for b in range(1, len(edges) + 1)]
         names = [f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:])] + [f"from {edges[-1]:g}"]
         out[axis] = {name: mask for name, mask in zip(names, masks) if (mask & ~truth.ignore).any()}
+    return out
+
+
+def at_equal_numbers(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray) -> dict[str, dict[str, float]]:
+    """Misses and duplicates per labelled person, and the score of the last prediction shown, for each of SHOWN."""
+    out, falling = {}, np.sort(predictions.score)[::-1]
+    for share in SHOWN:
+        number = min(round(share * int((~truth.ignore).sum())), len(falling))
+        score = float(falling[number - 1]) if number else 1.0
+        crowd = measure_crowding(truth, predictions, sigmas, score)
+        out[f"{share:g}"] = {"misses": crowd.miss_rate, "duplicates": crowd.duplicate_rate, "score": score}
     return out
 
 
@@ -187,6 +203,7 @@ def main() -> None:
             records = json.loads((folder / "predictions.json").read_text())
             found = from_records(records, truth)
             record = {"AP": report["coco"]["AP"], "box": box_ap(truth, records)}
+            record["shown"] = at_equal_numbers(truth, found, sigmas)
             for axis, masks in strata.items():
                 record[axis] = dict(zip(masks, by_stratum(truth, found, sigmas, list(masks.values()))))
             of.append(record)
@@ -198,6 +215,10 @@ def main() -> None:
     what = f"{len(truth.ids)} pictures, {int((~truth.ignore).sum())} persons, {args.imgsz} px; per cent, mean (range over seeds)"
     parts = [what, *(table(axis, figure, runs) for axis in BINS for figure in ("AP", "recall"))]
     parts.append(f"boxes\n\n{common.markdown(['model', 'seeds', 'key point AP', 'box AP', 'box AP50'], boxes)}")
+    for figure in ("misses", "duplicates"):
+        rows = [[name, len(of), *(cell([r["shown"][f"{x:g}"][figure] for r in of]) for x in SHOWN)] for name, of in runs.items()]
+        header = ["model", "seeds", *(f"{100 * x:g} shown" for x in SHOWN)]
+        parts.append(f"{figure} per 100 persons, of as many predictions per 100 persons\n\n{common.markdown(header, rows)}")
     draw(runs, common.RESULTS / f"{args.name}.png")
     common.write(args.name, {"data": Path(args.data).name, "imgsz": args.imgsz, "runs": runs}, "\n\n".join(parts))
 

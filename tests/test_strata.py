@@ -145,6 +145,24 @@ def test_a_wrong_prediction_counts_where_it_fits_best(strata: ModuleType, truth:
     assert max(with_extra(far, np.arange(20))) < 0.95  # fits nobody: every bin's
 
 
+def test_equal_numbers_ask_nothing_of_the_scores(
+    strata: ModuleType, truth: GroundTruth, perfect: Predictions, noisy: Predictions
+) -> None:
+    """The best predictions are taken however sure of itself a model is, and as many of each."""
+    persons = int((~truth.ignore).sum())
+    shown = strata.at_equal_numbers(truth, perfect, SIGMAS)
+    for share in strata.SHOWN:
+        rates = shown[f"{share:g}"]
+        assert rates["misses"] == pytest.approx(1 - min(1, round(share * persons) / persons)) and rates["duplicates"] == 0
+        assert (perfect.score >= rates["score"]).sum() == min(persons, round(share * persons))
+    modest = strata.at_equal_numbers(truth, replace(noisy, score=noisy.score**3 / 10), SIGMAS)
+    for share, rates in strata.at_equal_numbers(truth, noisy, SIGMAS).items():
+        assert {k: modest[share][k] for k in ("misses", "duplicates")} == {k: rates[k] for k in ("misses", "duplicates")}
+    assert 0 < modest["1.2"]["duplicates"] < modest["1.2"]["misses"] < modest["0.3"]["misses"] < 1
+    nobody = strata.at_equal_numbers(truth, noisy.select(noisy.score > 2), SIGMAS)
+    assert all(rates["misses"] == 1 and rates["duplicates"] == 0 for rates in nobody.values())
+
+
 def test_box_ap(strata: ModuleType, truth: GroundTruth) -> None:
     records = [
         {"image_id": truth.ids[i], "category_id": 1, "score": 0.5, "bbox": box.tolist()}
@@ -186,7 +204,9 @@ def test_command(strata: ModuleType, tiny_dataset: Path, tmp_path: Path, monkeyp
         bins = record["runs"]["erpose-n"][0][axis]
         assert sum(row["persons"] for row in bins.values()) == 8
         assert all(0 <= row[key] <= 1 for row in bins.values() for key in ("AP", "recall"))
+        assert set(record["runs"]["yolo26n-pose NMS"][0]["shown"]) == {f"{share:g}" for share in strata.SHOWN}
     text = (tmp_path / "strata.md").read_text()
+    assert text.count("30 shown") == 2
     assert "4 pictures, 8 persons, 64 px" in text and "| yolo26n-pose NMS | 1 |" in text
     assert str(tmp_path) not in text + json.dumps(record)
     assert (tmp_path / "strata.png").stat().st_size > 10_000

@@ -65,6 +65,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "heatmaps on all levels": {"heatmap_levels": "all"},
     "offsets from a person centre": {"offsets": "centre"},
     "joints not refined": {"refine": "none"},
+    "no dense look-ups": {"look_gain": 0},
     "assigned by box IoU": {"assigner": "iou"},
     "assigned by nearness": {"assigner": "centre"},
     "one-to-one alone": {"supervision": "one2one"},

@@ -4,7 +4,8 @@
 
 The same weights are judged twice by ``erpose eval``, with ``confidence: score`` and ``confidence: expected_oks``; training
 does not know the difference. Weights are checkpoints of training, which still have their spreads. Shown are predictions with a
-score of 0.25 or more, found the persons whom one of these fits (OKS 0.5).
+score of 0.25 or more, found the persons whom one of these fits (OKS 0.5); the last column has duplicates of the best predictions,
+eight for ten labelled persons, however sure they are (strata.at_equal_numbers).
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any
 
 import common
 from compare import cell
+from strata import at_equal_numbers
 from ultralytics.utils import TQDM
 
 from erpose_yolo import ERPose
 from erpose_yolo.config import CHOICES
-from erpose_yolo.metrics.evaluate import evaluate
+from erpose_yolo.metrics.coco import exact_sigmas
+from erpose_yolo.metrics.evaluate import evaluate, read_truth
+from erpose_yolo.metrics.predictions import from_records
 
 
 def judge(weights: Path, confidence: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -38,8 +42,15 @@ def judge(weights: Path, confidence: str, args: argparse.Namespace) -> dict[str,
             yolo, args.data, imgsz=args.imgsz, batch=16, device=args.device, workers=0, plots=False, verbose=False, save_dir=folder
         )
         crowd = report["crowding"]
-        shown = sum(p["score"] >= crowd["score"] for p in json.loads((Path(folder) / "predictions.json").read_text()))
-    rates = {"found": 1 - crowd["miss_rate"], "shown": shown / crowd["persons"], "duplicates": crowd["duplicate_rate"]}
+        records = json.loads((Path(folder) / "predictions.json").read_text())
+        truth, info = read_truth(args.data, "val", Path(folder), {})
+    sigmas = exact_sigmas(truth.joints.shape[1], info.get("kpt_oks_sigmas"))
+    rates = {
+        "found": 1 - crowd["miss_rate"],
+        "shown": sum(p["score"] >= crowd["score"] for p in records) / crowd["persons"],
+        "duplicates": crowd["duplicate_rate"],
+        "repeated": at_equal_numbers(truth, from_records(records, truth), sigmas)["0.8"]["duplicates"],
+    }
     return {**{k: report["coco"][k] for k in ("AP", "AP50", "AP75", "AR")}, **rates}
 
 
@@ -58,8 +69,11 @@ def main() -> None:
     for kind in CHOICES["confidence"]:
         of = [r for r in runs if r["confidence"] == kind]
         cells = [cell([r[k] for r in of], 2) for k in ("AP", "AP50")]
-        rows.append([kind, len(of), *cells, *(cell([r[k] for r in of]) for k in ("AP75", "AR", "found", "shown", "duplicates"))])
+        rows.append(
+            [kind, len(of), *cells, *(cell([r[k] for r in of]) for k in ("AP75", "AR", "found", "shown", "duplicates", "repeated"))]
+        )
     header = ["sorted by", "weights", "AP (range)", "AP50", "AP75", "AR", "found / 100 persons", "shown", "duplicates"]
+    header.append("duplicates at 80 shown")
     common.write(args.name, {"imgsz": args.imgsz, "runs": runs}, common.markdown(header, rows))
 
 

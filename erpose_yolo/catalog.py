@@ -1,4 +1,4 @@
-"""Finds the model and data YAMLs that ship with the package, by bare name and from any folder.
+"""Finds the models, weights and data YAMLs that ship with the package, by bare name and from any folder.
 
 Ultralytics looks in its own ``cfg`` folder and takes the scale from ``yolo<digit><letter>`` stems only; these functions
 do for ``erpose-n.yaml`` what it does for ``yolo11n.yaml``. A file of the user's always wins.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 SCALES = ("n", "s", "m", "l", "x")
 SUFFIXES = (".yaml", ".yml")
@@ -17,7 +18,7 @@ _FAMILY = re.compile(r"(?P<base>.+?)(?P<pyramid>-p\d+)?")  # erpose-p2: erpose, 
 
 
 def cfg_root() -> Path:
-    """Return the folder that holds ``models/`` and ``datasets/``.
+    """Return the folder that holds ``models/``, ``weights/`` and ``datasets/``.
 
     A wheel carries it inside the package; in a checkout, and so in an editable install, it lies beside the package.
 
@@ -43,6 +44,42 @@ def list_models() -> list[str]:
 def list_datasets() -> list[str]:
     """Return the file names of the data sets that ship with the package, such as ``synth-people.yaml``."""
     return sorted(path.name for path in (cfg_root() / "datasets").glob("*.yaml"))
+
+
+def list_weights() -> list[str]:
+    """Return the names of the trained weights that ship with the package, such as ``erpose-n.pt``."""
+    return sorted(path.name for path in (cfg_root() / "weights").glob("*.pt"))
+
+
+def is_weights_name(name: object) -> bool:
+    """Whether this is a bare name of weights of the ``erpose`` kind, such as ``erpose-n.pt``, and no local file."""
+    if not isinstance(name, (str, Path)):
+        return False
+    path = Path(name)
+    ours = path.name == str(name) and path.suffix == ".pt" and path.stem.lower().startswith("erpose")
+    return ours and not path.is_file()
+
+
+def resolve_weights(weights: Any, folder: str | Path = "") -> Any:
+    """Turn the bare name of weights that ship with the package into their path; leave everything else as it is.
+
+    Args:
+        weights: what the user gave as ``model=`` or ``pretrained=``.
+        folder: of the user's weights; a file there wins.
+
+    Raises:
+        FileNotFoundError: a bare name of the ``erpose`` kind that neither exists nor ships.
+    """
+    if not is_weights_name(weights) or (folder and (Path(folder) / weights).is_file()):
+        return weights
+    found = cfg_root() / "weights" / Path(weights).name
+    if found.is_file():
+        return str(found)
+    shipped = ", ".join(list_weights()) or "none"
+    raise FileNotFoundError(
+        f"'{weights}' does not exist. Trained weights that ship with erpose-yolo: {shipped}. For a model with random weights "
+        f"give '{Path(weights).stem}.yaml'."
+    )
 
 
 def find_dataset(name: str | Path) -> Path | None:

@@ -248,14 +248,17 @@ def _hand_over(self: Any, *args: Any, **kwargs: Any) -> None:
 def is_ours_by_name(model: object) -> bool:
     """Tell whether a model argument is ours by its name, with any folder before it.
 
-    These are ``erpose*.yaml``, and ``*.safetensors``, which stock ultralytics takes for an export and cannot open.
+    These are ``erpose*.yaml``; ``*.safetensors``, which stock ultralytics takes for an export and cannot open; and weights
+    that ship with this package, which it would look for in the net.
     """
+    from erpose_yolo import catalog
+
     if not isinstance(model, (str, Path)):
         return False
     path = Path(model)
-    return path.suffix.lower() == ".safetensors" or (
-        path.stem.lower().startswith("erpose") and path.suffix.lower() in {".yaml", ".yml"}
-    )
+    if path.suffix.lower() == ".safetensors" or catalog.is_weights_name(model):
+        return True
+    return path.stem.lower().startswith("erpose") and path.suffix.lower() in {".yaml", ".yml"}
 
 
 def head_name(model: Any) -> str:

@@ -54,7 +54,7 @@ class Settings:
     pose_loss: str = "smooth_oks"
     oks_gain: float = 4.0  # of 1 - OKS beside a likelihood (smooth_oks, laplace)
     coarse_gain: float = 0.5  # of the pose loss of joints before they are refined, beside that of refined ones
-    look_gain: float = 0.0  # of the pose loss of deployed maps where the dense assignment's joints look them up
+    look_gain: float = 1.0  # of the pose loss of deployed maps where the dense assignment's joints look them up
     score_target: str = "oks"  # the confidence-mismatch term: score learns the OKS of its cell, or plain 1
     score_floor: tuple[float, float] = (1.0, 0.2)  # least score target of a positive, so that none starves
     dense_weight: tuple[float, float] = (0.8, 0.1)  # share of the one-to-many assignment; one-to-one has the rest

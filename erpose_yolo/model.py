@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 from ultralytics.models.yolo.model import YOLO
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
 
 from erpose_yolo import catalog
 from erpose_yolo.network import ERPoseModel, load_model_yaml
@@ -24,8 +24,8 @@ class ERPose(YOLO):
     """ER-Pose model: the interface of ``ultralytics.YOLO`` for keypoint-first pose.
 
     Args:
-        model: shipped name (``erpose-n.yaml``), a YAML of your own, or a checkpoint, safetensors file or export of an ER-Pose
-            model.
+        model: shipped name (``erpose-n.yaml`` for random weights, ``erpose-n.pt`` for the starter weights), a YAML of your own,
+            or a checkpoint, safetensors file or export of an ER-Pose model.
         task: ``pose``; there is no other.
         verbose: print the layers when a YAML is built.
 
@@ -44,7 +44,7 @@ class ERPose(YOLO):
     def __init__(self, model: Any = "erpose-n.yaml", task: str | None = None, verbose: bool = False) -> None:
         if task not in (None, "pose"):
             raise ValueError(f"ER-Pose models have the task 'pose', not '{task}'.")
-        super().__init__(model=model, task="pose", verbose=verbose)
+        super().__init__(model=_weights(model), task="pose", verbose=verbose)
         self.task = "pose"  # a YOLO that hands over an export may have guessed another
         self.overrides: dict[str, Any] = {**self.overrides, "task": "pose"}
 
@@ -86,6 +86,11 @@ class ERPose(YOLO):
                 "predictor": ERPosePredictor,
             }
         }
+
+    def load(self, weights: Any = "erpose-n.pt") -> ERPose:
+        """Take over what fits of other weights; those that ship with the package are known by name."""
+        loaded: ERPose = super().load(_weights(weights))
+        return loaded
 
     def save(self, filename: str | Path = "saved_model.pt") -> None:
         """Save the model: a checkpoint in half precision, or without code as ``NAME.safetensors`` and ``NAME.yaml``.
@@ -191,6 +196,10 @@ class ERPose(YOLO):
     def benchmark(self, data: str | None = None, format: str = "", verbose: bool | float = False, **kwargs: Any) -> Any:
         """Benchmark exports, with the data sets of this package known by name."""
         return super().benchmark(_resolved({"data": data})["data"], format, verbose, **kwargs)
+
+
+def _weights(weights: Any) -> Any:
+    return catalog.resolve_weights(weights, SETTINGS["weights_dir"])
 
 
 def _resolved(kwargs: dict[str, Any]) -> dict[str, Any]:

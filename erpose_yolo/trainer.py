@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from ultralytics.data.utils import get_split_fraction
 from ultralytics.models.yolo.pose import PoseTrainer
-from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, LOGGER, RANK, WORLD_SIZE
+from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, LOGGER, RANK, SETTINGS, WORLD_SIZE
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from erpose_yolo import catalog, checkpoint
@@ -54,6 +54,8 @@ class ERPoseTrainer(PoseTrainer):
         overrides = dict(overrides or {})
         if overrides.get("data"):
             overrides["data"] = catalog.resolve_data(overrides["data"])
+        if overrides.get("pretrained"):
+            overrides["pretrained"] = catalog.resolve_weights(overrides["pretrained"], SETTINGS["weights_dir"])
         super().__init__(cfg, overrides, _callbacks)
         if RANK != -1 and self.world_size:  # the stock count is that of this machine's GPUs
             self.world_size = WORLD_SIZE

@@ -71,6 +71,26 @@ def test_other_names_are_left_alone(shipped: Path, name: str) -> None:
     assert catalog.find_model(name) is None
 
 
+def test_weights(shipped: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"ship with erpose-yolo: none.*'erpose-n\.yaml'"):
+        catalog.resolve_weights("erpose-n.pt")
+    (shipped / "weights").mkdir()
+    ours = shipped / "weights" / "erpose-n.pt"
+    ours.write_bytes(b"")
+    assert catalog.list_weights() == ["erpose-n.pt"]
+    for name in ("erpose-n.pt", Path("erpose-n.pt")):
+        assert catalog.resolve_weights(name) == str(ours)
+    for other in ("yolo11n-pose.pt", "erpose-n.yaml", "./erpose-n.pt", "a/erpose-s.pt", "erpose-n.onnx", True, None, 3):
+        assert catalog.resolve_weights(other) is other
+    with pytest.raises(FileNotFoundError, match=r"'erpose-s\.pt' does not exist.*: erpose-n\.pt\..*'erpose-s\.yaml'"):
+        catalog.resolve_weights("erpose-s.pt")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "erpose-s.pt").write_bytes(b"")
+    assert catalog.resolve_weights("erpose-s.pt", tmp_path / "mine") == "erpose-s.pt", "ultralytics finds it in its own folder"
+    Path("erpose-n.pt").write_bytes(b"")
+    assert catalog.resolve_weights("erpose-n.pt") == "erpose-n.pt", "the user's file wins"
+
+
 def test_data_sets(shipped: Path) -> None:
     ours = shipped / "datasets" / "synth-people.yaml"
     for name in ("synth-people.yaml", "synth-people", "synth-people.yml", Path("synth-people.yaml")):

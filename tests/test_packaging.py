@@ -17,7 +17,9 @@ import pytest
 pytestmark = pytest.mark.slow
 
 PTH = "erpose_yolo_autoload.pth"
-NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "runs", "*.pt", "build", "dist", "node_modules")
+NOT_SOURCE = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", "__pycache__", "runs", "yolo*.pt", "last.pt", "best.pt", "build", "dist", "node_modules"
+)
 USE = """
 from ultralytics import YOLO
 model = YOLO('erpose-n.yaml')
@@ -72,8 +74,9 @@ def test_wheel_holds_what_it_should_and_no_more(built: Path, repo: Path) -> None
     modules = {path.relative_to(repo).as_posix() for path in (repo / "erpose_yolo").rglob("*.py")}
     assert modules == {name for name in names if name.endswith(".py")}
     shipped = {f"erpose_yolo/{path.relative_to(repo).as_posix()}" for path in (repo / "cfg").rglob("*.yaml")}
-    assert shipped and shipped == {name for name in names if name.startswith("erpose_yolo/cfg/")}
-    assert not [name for name in names if "test" in name or name.endswith((".pt", ".pyc", "/autoload.pth"))]
+    shipped |= {f"erpose_yolo/cfg/weights/erpose-n.{kind}" for kind in ("pt", "md")}
+    assert len(shipped) > 2 and shipped == {name for name in names if name.startswith("erpose_yolo/cfg/")}
+    assert not [name for name in names if "test" in name or name.endswith((".pyc", "/autoload.pth"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "erpose = erpose_yolo.cli:main" in entry_points
     assert "License-Expression: AGPL-3.0-only" in metadata
@@ -84,7 +87,8 @@ def test_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "erpose_yolo/autoload.pth"} <= names
     assert {"erpose_yolo/compat.py", "cfg/models/erpose.yaml", "cfg/datasets/synth-people.yaml"} <= names
-    assert not [name for name in names if "__pycache__" in name or name.endswith(".pt")]
+    assert not [name for name in names if "__pycache__" in name]
+    assert [name for name in names if name.endswith(".pt")] == ["cfg/weights/erpose-n.pt"]
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@
     python benchmarks/compare.py --track synth --start compare-synth-12 --epochs 2 --models erpose-n --name compare-boxes
         --settings '{"boxes learned": {"boxes": "learned"}}'
     python benchmarks/compare.py --track coco --data coco-people.yaml --device 0
-    python benchmarks/compare.py --track synth --epochs 60 --batch 64 --device 0 --resident --name compare-synth-gpu
+    python benchmarks/compare.py --track synth --epochs 40 --batch 128 --device 0 --resident --no-amp --name compare-synth-gpu
 
 Every contestant is trained by Ultralytics' own trainer from random weights (with --start from its own weights of that table,
 variants from those of the plain model), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval``
 judges what is deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished
 run is not repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each
 run, so calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1), and fill one table.
-With --resident the pictures are kept on the GPU and augmented there (resident.py): a nano outruns the loader processes.
+With --resident the pictures are kept on the GPU and augmented there (resident.py): a nano outruns the loader processes. One such
+call leaves most of a large GPU idle; several share it under CUDA's multi-process service (nvidia-cuda-mps-control -d).
 Parameters, training step and latency do not depend on the data: cost.py, step.py and latency.py have them.
 """
 

@@ -168,7 +168,7 @@ TOUCHED = (
 
 # Methods that ours replace and stock code calls: one that is renamed upstream is never called again, without any error.
 REPLACED = {
-    "ultralytics.models.yolo.model:YOLO": "__init__ _load _new benchmark export predict save task_map track val",
+    "ultralytics.models.yolo.model:YOLO": "__init__ _load _new benchmark export load predict save task_map track val",
     "ultralytics.nn.tasks:PoseModel": "__init__ init_criterion load predict",
     "ultralytics.nn.modules:Pose": "__init__ bias_init end2end forward fuse",
     "ultralytics.models.yolo.pose:PoseTrainer": "__init__ _build_train_pipeline build_dataset final_eval get_dataset get_model "

@@ -171,7 +171,8 @@ def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argpa
     begin = time.perf_counter()
     yolo.train(
         data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed, device=args.device,
-        workers=args.workers, cache="ram", val=False, plots=False, verbose=False, amp=args.amp, deterministic=args.device == "cpu",
+        workers=args.workers, cache="ram", val=False, plots=False, verbose=False, amp=args.amp,
+        deterministic=args.device == "cpu",  # on a GPU the deterministic kernels are the slow ones
         pretrained=str(start_of(model, seed, args)) if args.start else False,  # what fits: settings may add a branch
         project=str((args.out / args.table).absolute()), name=folder.name, exist_ok=True, **TRAIN, **args.augment,
     )  # fmt: skip
@@ -285,7 +286,8 @@ def main() -> None:
     pictures = "/".join(Path(args.data).parts[-2:])
     same = ("epochs", "imgsz", "batch", "start", "augment")
     budget = {"track": args.track, "data": pictures, **{k: getattr(args, k) for k in same}, "train": TRAIN}
-    budget |= {k: True for k in ("resident",) if getattr(args, k)}
+    if args.device != "cpu":
+        budget |= {"resident": args.resident, "amp": args.amp}
     file = common.RESULTS / f"{name}.json"
     todo = [
         {"model": model, "label": label, "settings": settings, "seed": seed}

@@ -29,7 +29,7 @@ TRAIN = {
     "epochs": 10, "imgsz": SIZE, "batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 1.5e-3, "momentum": 0.9,
     "warmup_epochs": 0.3, "warmup_bias_lr": 0.0, "mosaic": 0.0, "scale": 0.4, "close_mosaic": 0, "seed": 0,
 }  # fmt: skip
-# What a checkpoint says of the run and the machine that made it, and nobody needs.
+# Of what a checkpoint says of its run; the rest is of the machine that made it.
 KEPT = ("imgsz", "batch", "epochs", "optimizer", "lr0", "scale", "mosaic", "seed", "task", "mode")
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     weights = args.out.absolute() / "tuned" / "weights" / "last.pt"
-    if not weights.exists():
+    if not weights.exists() or torch_load(weights, map_location="cpu")["epoch"] != -1:  # none, or cut off
         photos, crowds = (check_det_dataset(str(file)) for file in (args.photos, args.crowds))
         both = {k: photos[k] for k in ("val", "kpt_shape", "flip_idx", "names")}
         args.out.mkdir(parents=True, exist_ok=True)

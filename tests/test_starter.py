@@ -82,6 +82,34 @@ def test_training_starts_from_it(tiny_dataset: Path, tmp_path: Path, benchmark_m
             assert torch.allclose(trained[key].float(), shipped[key].float(), atol=1e-3), key
 
 
+@pytest.mark.slow
+def test_the_command_that_makes_it(
+    tiny_dataset: Path, tmp_path: Path, benchmark_module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tunes, does not repeat a finished run, repeats one that was cut off, and writes weights, figures and a picture."""
+    starter = benchmark_module("starter")
+    ERPose("erpose-n.yaml").save(tmp_path / "crowd.pt")
+    monkeypatch.setattr(starter, "TRAIN", {**starter.TRAIN, "epochs": 1, "imgsz": 64, "batch": 2, "nbs": 2})
+    monkeypatch.setattr(starter.catalog, "cfg_root", lambda: tmp_path / "cfg")
+    monkeypatch.setattr(starter.common, "RESULTS", tmp_path / "results")
+    (tmp_path / "cfg" / "datasets").mkdir(parents=True)
+    data = ["--photos", str(tiny_dataset), "--crowds", str(tiny_dataset)]
+    arguments = [*data, "--start", str(tmp_path / "crowd.pt"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["starter.py", *arguments])
+    made = tmp_path / "out/tuned/weights/last.pt"
+    written = []
+    for cut_off in (False, False, True):
+        if cut_off:
+            torch.save({**torch_load(made, map_location="cpu"), "epoch": 0}, made)
+        starter.main()
+        written.append(made.stat().st_mtime_ns)
+        assert torch_load(made, map_location="cpu")["epoch"] == -1
+    assert written[0] == written[1] < written[2]
+    assert len(ERPose(str(tmp_path / "cfg/weights/erpose-n.pt")).predict(np.zeros((64, 64, 3), np.uint8), verbose=False)) == 1
+    assert [row[0] for row in json.loads((tmp_path / "results/starter.json").read_text())["rows"]] == [192, 256, 320]
+    assert (tmp_path / "results/starter.jpg").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("maker", [ERPose, YOLO])
 def test_a_name_that_does_not_ship_is_said(maker: type[YOLO]) -> None:
     with pytest.raises(FileNotFoundError, match=r"'erpose-x\.pt' does not exist.*erpose-n\.pt.*'erpose-x\.yaml'"):

@@ -67,6 +67,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "offsets from a person centre": {"offsets": "centre"},
     "joints not refined": {"refine": "none"},
     "no dense look-ups": {"look_gain": 0},
+    "trunk taught by the dense side alone": {"steer": 0},
     "assigned by box IoU": {"assigner": "iou"},
     "assigned by nearness": {"assigner": "centre"},
     "one-to-one alone": {"supervision": "one2one"},

@@ -44,6 +44,7 @@ class Settings:
     # assignment
     assigner: str = "oks"  # what ranks candidates beside the score: OKS, IoU of boxes, or nearness to the centre
     supervision: str = "dual"  # one-to-many and one-to-one, or only one of them
+    steer: float = 1.0  # share of the one-to-one side's gradient that reaches the trunk beside the dense side's
     topk: int = 10  # most cells per person in the one-to-many assignment
     alpha: float = 0.5  # exponent of the score
     beta: float = 2.0  # exponent of the pose quality
@@ -81,9 +82,10 @@ class Settings:
                 kind = "an odd whole number" if name == "window" else "a whole number"
                 raise ValueError(f"erpose.{name}: {value} must be {kind} and at least 1. Mend the model YAML.")
             object.__setattr__(self, name, int(value))  # 7.0 is fine in a YAML, and not as a count
-        for name in ("dense_weight", "score_floor"):
-            if max(getattr(self, name)) > 1:
-                raise ValueError(f"erpose.{name}: {getattr(self, name)} must lie in 0 to 1. Mend the model YAML.")
+        for name in ("dense_weight", "score_floor", "steer"):
+            value = getattr(self, name)
+            if (max(value) if isinstance(value, tuple) else value) > 1:
+                raise ValueError(f"erpose.{name}: {value} must lie in 0 to 1. Mend the model YAML.")
         if min(self.tail) <= 0:
             raise ValueError(f"erpose.tail: {self.tail} must be greater than 0. Mend the model YAML.")
         if self.gate[1] < 2 * self.gate[0]:

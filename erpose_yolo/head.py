@@ -189,7 +189,7 @@ class ERPoseHead(Pose):
         self.one2one_pose: PoseBranch | None = None
         if settings.pose_branch == "separate" and many and one:
             self.one2one_pose = deepcopy(self.pose)
-            self.one2one_pose.heatmap = None  # it does not steer the trunk
+            self.one2one_pose.heatmap = None  # those of the dense side teach the trunk
         self.one2one_score: nn.ModuleList | None = deepcopy(self.one2many_score) or score_towers(ch, c, nc) if one else None
         self.register_buffer("margins", default_margins(kpt_shape[0]))
 
@@ -241,8 +241,8 @@ class ERPoseHead(Pose):
 
     def raw(self, x: list[Tensor]) -> dict[str, Any]:
         """Raw outputs of every part that is there, as losses.ERPoseLoss takes them, and "maps", the field level by level."""
-        # the one-to-one assignment contradicts the dense one, so it does not steer the trunk where both are learnt
-        apart = [f.detach() for f in x] if self.training and self.one2many_score is not None else x
+        both = self.training and self.one2many_score is not None and self.one2one_score is not None
+        apart = [f.detach().lerp(f, self.settings.steer) for f in x] if both and self.settings.steer < 1 else x
         out = self.pose(x) if self.pose is not None else {}
         if self.one2one_pose is not None:
             out |= {f"one2one_{k}" if self.pose is not None else k: v for k, v in self.one2one_pose(apart).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -181,7 +182,7 @@ def test_modes() -> None:
         trained = head.train()(x)
     names = {"offsets", "visibility", "spread", "heatmaps", "one2many", "one2one", "feats"}
     names |= {"field", "maps", "one2one_maps", "one2one_offsets", "one2one_visibility", "one2one_spread", "one2one_field"}
-    # no one2one_heatmaps: they steer the trunk, and that branch does not
+    # no one2one_heatmaps: those of the dense side teach the trunk
     assert set(raw) == set(trained) == names
     assert isinstance(exported, Tensor) and torch.equal(exported, rows)
     assert raw["offsets"].shape == (2, 17, 2, 84) and raw["heatmaps"].shape == (2, 17, 64)
@@ -256,13 +257,26 @@ def test_biases_start_at_their_priors() -> None:
     assert (raw["field"] == 0).all()  # nobody is moved
 
 
-def test_one_to_one_does_not_steer_the_trunk() -> None:
-    """Beside the dense assignment the one-to-one scores learn on detached features; alone they teach the trunk."""
-    for supervision, steers in (("dual", False), ("one2one", True)):
-        head = make_head(supervision=supervision).train()
+def test_share_of_the_one_to_one_gradient_that_steers_the_trunk() -> None:
+    """``steer`` scales what the one-to-one side sends to the trunk, not what it computes; alone it sends all of it."""
+
+    def gradients(output: str, **settings: Any) -> tuple[Tensor, list[Tensor]]:
+        head = make_head(**settings).train()
         x = [f.requires_grad_() for f in features()]
-        head(x)["one2one"].sum().backward()
-        assert all((f.grad is not None and bool(f.grad.abs().max() > 0)) == steers for f in x)
+        out = head(x)[output]
+        out.square().sum().backward()
+        return out.detach(), [torch.zeros_like(f) if f.grad is None else f.grad for f in x]
+
+    for output in ("one2one", "one2one_offsets"):
+        whole, full = gradients(output, steer=1)
+        assert all(f.abs().max() > 0 for f in full)
+        for steer in (0.0, 0.25):
+            value, part = gradients(output, steer=steer)
+            assert torch.equal(value, whole)
+            assert all(torch.allclose(p, f * steer, rtol=1e-4, atol=1e-7) for p, f in zip(part, full))
+    for output in ("one2many", "offsets"):  # the dense side always steers
+        assert all(f.abs().max() > 0 for f in gradients(output, steer=0)[1])
+    assert all(f.abs().max() > 0 for f in gradients("one2one", supervision="one2one", steer=0)[1])
 
 
 def test_both_assignments_start_alike() -> None:

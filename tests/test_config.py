@@ -94,6 +94,7 @@ def test_bad_values_are_named(block: dict[str, Any]) -> None:
         {"width": 64.5},
         {"dense_weight": 1.5},  # a negative share for the deployed scores
         {"score_floor": [2, 0]},  # a score target above 1
+        {"steer": 1.5},  # more than the gradient
         {"gate": [12, 2]},  # no level takes anyone
         {"gate": [2, 3]},  # persons between 3 and 4 cells of two neighbouring levels have none
     ],

@@ -14,8 +14,9 @@
 Every contestant is trained by Ultralytics' own trainer from random weights (with --start from its own weights of that table,
 variants from those of the plain model), with the same pictures, order, augmentation, optimiser and schedule. ``erpose eval``
 judges what is deployed: one-to-one scores where a model has them, box NMS where not; YOLO26 in both of its modes. A finished
-run is not repeated: it stands in results/compare-TRACK.json, and its weights in --out. The table is written anew after each
-run, so calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1), and fill one table.
+run is not repeated: it stands in results/compare-TRACK.json, and its weights in --out. One that was cut off goes on from its
+last epoch when the same command is given again; its stages stand in stages.json beside its weights. The table is written anew
+after each run, so calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1).
 With --resident the pictures are kept on the GPU and augmented there (resident.py): a nano outruns the loader processes. One such
 call leaves most of a large GPU idle; several share it under CUDA's multi-process service (nvidia-cuda-mps-control -d).
 Parameters, training step and latency do not depend on the data: cost.py, step.py and latency.py have them.
@@ -40,11 +41,13 @@ import torch
 from resident import keep_pictures
 from ultralytics import YOLO
 from ultralytics.utils import TQDM, YAML
+from ultralytics.utils.patches import torch_load
 
 from erpose_yolo import ERPose, catalog
 from erpose_yolo.metrics.evaluate import evaluate
 
 STAGES = (0.1, 0.25, 0.5, 1.0)
+NOTED = "stages.json"  # in the folder of a run: how far it is
 PEERS = ("yolov8n-pose", "yolo11n-pose", "yolo26n-pose")
 OURS = ("erpose-n", "erpose11-n", "erpose8-n")
 # One optimiser for all: what Ultralytics' optimizer=auto takes for runs of this length and one class.
@@ -143,42 +146,72 @@ def start_of(model: str, seed: int, args: argparse.Namespace) -> Path:
     return file
 
 
+def interrupted(folder: Path, args: argparse.Namespace) -> dict[str, Any] | None:
+    """What a training that was cut off has noted, or None where there is nothing to go on with.
+
+    Returns:
+        "curve", its stages by mode, "seconds" of training, and "epoch", how many are over.
+
+    Raises:
+        ValueError: it had another budget, so going on would mix the two.
+    """
+    noted, last = folder / NOTED, folder / "weights" / "last.pt"
+    epoch = int(torch_load(last, map_location="cpu")["epoch"]) + 1 if noted.exists() and last.exists() else 0
+    if epoch == 0:  # also of one that came to its end
+        return None
+    state: dict[str, Any] = json.loads(noted.read_text())
+    if state["budget"] != [args.epochs, args.imgsz, args.batch]:
+        raise ValueError(
+            f"{folder} holds a training that was cut off, of {state['budget']} epochs, px and pictures in a batch. "
+            "Delete it, or give --name or --out."
+        )
+    # what was noted after the checkpoint comes again
+    curve = {mode: [s for s in stages if s["epoch"] <= epoch] for mode, stages in state["curve"].items()}
+    return {**state, "curve": curve, "epoch": epoch}
+
+
 def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train a contestant and judge it at each stage of the budget, in each of its modes."""
+    """Train a contestant and judge it at each stage of the budget, in each of its modes; go on where one was cut off."""
     folder = args.out / args.table / f"{name_of(model, label).replace(': ', '-').replace(' ', '-')}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    yolo = open_model(model, settings, folder)
+    last = folder / "weights" / "last.pt"
     marks = [max(1, round(share * args.epochs)) for share in STAGES]
-    curve: dict[str, list[dict[str, Any]]] = {mode: [] for mode in modes(model)}
-    paused = 0.0
+    before = interrupted(folder, args)
+    curve: dict[str, list[dict[str, Any]]] = before["curve"] if before else {mode: [] for mode in modes(model)}
+    begin, spent = time.perf_counter(), before["seconds"] if before else 0.0  # of training alone
 
-    def after_save(trainer: Any) -> None:
-        nonlocal paused
-        epoch = trainer.epoch + 1
-        if epoch not in marks:
-            return
-        begin = time.perf_counter()
+    def note(epoch: int, weights: Path) -> None:
+        """Judge what an epoch left, if it is a stage, and write down how far the run is."""
+        nonlocal begin, spent
+        spent += time.perf_counter() - begin
         for mode, nms in modes(model).items():
-            curve[mode] += [{"epoch": epoch, **judge(trainer.last, args, nms)}] * marks.count(epoch)
-        paused += time.perf_counter() - begin
+            if epoch in marks and not any(stage["epoch"] == epoch for stage in curve[mode]):
+                curve[mode] += [{"epoch": epoch, **judge(weights, args, nms)}] * marks.count(epoch)
+        state = {"budget": [args.epochs, args.imgsz, args.batch], "seconds": spent, "curve": curve}
+        (folder / f"{NOTED}.new").write_text(json.dumps(state))
+        (folder / f"{NOTED}.new").replace(folder / NOTED)
+        begin = time.perf_counter()
 
-    def before(trainer: Any) -> None:
+    def starts(trainer: Any) -> None:
         trainer.model.to(memory_format=torch.channels_last)  # a fifth faster on this CPU, for all
 
-    if args.resident:
-        yolo.add_callback("on_pretrain_routine_end", keep_pictures)
-    yolo.add_callback("on_train_start", before)
-    yolo.add_callback("on_model_save", after_save)
-    begin = time.perf_counter()
-    yolo.train(
-        data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed, device=args.device,
-        workers=args.workers, cache="ram", val=False, plots=False, verbose=False, amp=args.amp,
-        deterministic=args.device == "cpu",  # on a GPU the deterministic kernels are the slow ones
-        pretrained=str(start_of(model, seed, args)) if args.start else False,  # what fits: settings may add a branch
-        project=str((args.out / args.table).absolute()), name=folder.name, exist_ok=True, **TRAIN, **args.augment,
-    )  # fmt: skip
-    seconds = time.perf_counter() - begin - paused
-    record = {"model": model, "label": label, "settings": settings, "seed": seed, "seconds": round(seconds)}
+    if before:
+        note(before["epoch"], last)  # cut off between a checkpoint and its judgement
+    if not before or before["epoch"] < args.epochs:
+        yolo = (ERPose if model.startswith("erpose") else YOLO)(str(last)) if before else open_model(model, settings, folder)
+        if args.resident:
+            yolo.add_callback("on_pretrain_routine_end", keep_pictures)
+        yolo.add_callback("on_train_start", starts)
+        yolo.add_callback("on_model_save", lambda trainer: note(trainer.epoch + 1, trainer.last))
+        yolo.train(
+            data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed,
+            workers=args.workers, cache="ram", val=False, plots=False, verbose=False, amp=args.amp, device=args.device,
+            deterministic=args.device == "cpu",  # on a GPU the deterministic kernels are the slow ones
+            pretrained=str(start_of(model, seed, args)) if args.start else False,  # what fits: settings may add a branch
+            project=str((args.out / args.table).absolute()), name=folder.name, exist_ok=True, resume=bool(before), **TRAIN,
+            **args.augment,
+        )  # fmt: skip
+    record = {"model": model, "label": label, "settings": settings, "seed": seed, "seconds": round(spent)}
     return [{**record, "mode": mode, "curve": curve[mode]} for mode in curve]
 
 

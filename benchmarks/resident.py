@@ -27,6 +27,7 @@ class Resident:
         batch_size: pictures in a batch; the last one of an epoch may have fewer.
         args: configuration of the run.
         device: where the pictures are kept.
+        epoch: epochs that are over, of a run that goes on.
 
     Raises:
         ValueError: the run asks for augmentation that is not done here.
@@ -34,13 +35,13 @@ class Resident:
 
     num_workers = 0
 
-    def __init__(self, dataset: Any, batch_size: int, args: Any, device: torch.device) -> None:
+    def __init__(self, dataset: Any, batch_size: int, args: Any, device: torch.device, epoch: int = 0) -> None:
         asked = [name for name in MISSING if getattr(args, name, 0)]
         if asked:
             raise ValueError(f"resident pictures know no {', '.join(asked)}: set to 0")
         self.dataset, self.batch_size, self.args, self.device = dataset, batch_size, args, device
         self.generator = torch.Generator()  # trainers that seed it by epoch may
-        self.epoch = 0
+        self.epoch = epoch
         size, most = args.imgsz, max(1, max(len(label["cls"]) for label in dataset.labels))
         k, d = dataset.data["kpt_shape"]
         n = len(dataset.labels)
@@ -145,4 +146,5 @@ def recolour(images: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 def keep_pictures(trainer: Any) -> None:
     """Callback ``on_pretrain_routine_end``: replace the trainer's loader."""
-    trainer.train_loader = Resident(trainer.train_loader.dataset, trainer.batch_size, trainer.args, trainer.device)
+    over = trainer.start_epoch  # known by now where a run goes on
+    trainer.train_loader = Resident(trainer.train_loader.dataset, trainer.batch_size, trainer.args, trainer.device, over)

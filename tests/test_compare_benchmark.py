@@ -10,6 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from ultralytics.utils.patches import torch_load
 
 BUDGET = {"track": "synth", "epochs": 4}
 FIGURES = {"AP": 0.1, "AP50": 0.2, "AP75": 0.0, "AR": 0.1, "AP_hard": 0.0, "duplicates": 0.0, "misses": 0.5}
@@ -159,3 +161,53 @@ def test_variants_start_from_the_plain_model(compare: ModuleType, monkeypatch: p
     args.start = None
     compare.run("erpose-n", "", {}, 0, args)
     assert asked == [({"boxes": "learned"}, str(file)), ({}, False)]
+
+
+@pytest.mark.parametrize("model", ["erpose-n", "yolo26n-pose"])
+def test_a_training_that_was_cut_off_goes_on(
+    compare: ModuleType, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """From its last checkpoint, with the stages that it had; the stage that the kill fell into is judged after all."""
+
+    def arguments(table: str, **changes: Any) -> argparse.Namespace:
+        values = {
+            "out": tmp_path, "table": table, "start": None, "epochs": 4, "data": str(tiny_dataset), "imgsz": 64, "batch": 4,
+            "device": "cpu", "workers": 0, "augment": {"mosaic": 0.0}, "resident": True, "amp": True,
+        }  # fmt: skip
+        return argparse.Namespace(**{**values, **changes})
+
+    judged: list[int] = []
+    kill_at: list[int] = []
+
+    def judge(weights: Path, args: Any, mode: Any) -> dict[str, float]:
+        epoch = int(torch_load(weights, map_location="cpu")["epoch"]) + 1
+        if epoch in kill_at:
+            raise KeyboardInterrupt
+        judged.append(epoch)
+        return {**FIGURES, "AP": epoch / 10}
+
+    monkeypatch.setattr(compare, "judge", judge)
+    whole = compare.run(model, "", {}, 0, arguments("whole"))
+    ways = len(compare.modes(model))
+    assert judged == [epoch for epoch in (1, 2, 4) for _ in range(ways)]
+    assert [stage["AP"] for stage in whole[0]["curve"]] == [0.1, 0.1, 0.2, 0.4]
+
+    judged.clear()
+    kill_at.append(2)
+    with pytest.raises(KeyboardInterrupt):
+        compare.run(model, "", {}, 0, arguments("cut"))
+    with pytest.raises(ValueError, match=rf"{model}-0 holds a training that was cut off, of \[4, 64, 4\].*Delete it"):
+        compare.run(model, "", {}, 0, arguments("cut", epochs=8))
+    kill_at.clear()
+    runs = compare.run(model, "", {}, 0, arguments("cut"))
+    assert judged == [epoch for epoch in (1, 2, 4) for _ in range(ways)], "no stage is judged twice, none is left out"
+    assert [{**r, "seconds": 0} for r in runs] == [{**r, "seconds": 0} for r in whole]
+    lines = (tmp_path / "cut" / f"{model}-0" / "results.csv").read_text().splitlines()[1:]
+    assert [int(line.split(",")[0]) for line in lines] == [1, 2, 3, 4], "no epoch is trained twice"
+    if model == "erpose-n":  # whose runs resume exactly; the pictures of each epoch are those that it would have seen
+        weights = [torch_load(tmp_path / t / f"{model}-0" / "weights" / "last.pt")["model"].state_dict() for t in ("whole", "cut")]
+        assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+    judged.clear()
+    compare.run(model, "", {}, 0, arguments("cut"))
+    assert judged[0] == 1, "one that came to its end is trained anew when its entry was deleted"

@@ -92,6 +92,11 @@ def name_of(model: str, label: str) -> str:
     return f"{model}: {label}" if label else model
 
 
+def folder_of(model: str, label: str, seed: int, args: argparse.Namespace) -> Path:
+    """Where a run keeps its weights."""
+    return Path(args.out) / args.table / f"{name_of(model, label).replace(': ', '-').replace(' ', '-')}-{seed}"
+
+
 def open_model(model: str, settings: dict[str, Any], folder: Path) -> YOLO:
     """A contestant with random weights."""
     if not model.startswith("erpose"):
@@ -172,7 +177,7 @@ def interrupted(folder: Path, args: argparse.Namespace) -> dict[str, Any] | None
 
 def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Train a contestant and judge it at each stage of the budget, in each of its modes; go on where one was cut off."""
-    folder = args.out / args.table / f"{name_of(model, label).replace(': ', '-').replace(' ', '-')}-{seed}"
+    folder = folder_of(model, label, seed, args)
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "weights" / "last.pt"
     marks = [max(1, round(share * args.epochs)) for share in STAGES]
@@ -334,8 +339,10 @@ def main() -> None:
 
     try:
         for who in todo:  # what lacks is said now, and not after hours
-            if not done(who) and args.start:
-                start_of(who["model"], who["seed"], args)
+            if not done(who):
+                interrupted(folder_of(who["model"], who["label"], who["seed"], args), args)
+                if args.start:
+                    start_of(who["model"], who["seed"], args)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     for who in TQDM(todo, desc=name, disable=False):

@@ -165,7 +165,12 @@ def test_variants_start_from_the_plain_model(compare: ModuleType, monkeypatch: p
 
 @pytest.mark.parametrize("model", ["erpose-n", "yolo26n-pose"])
 def test_a_training_that_was_cut_off_goes_on(
-    compare: ModuleType, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+    compare: ModuleType,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
 ) -> None:
     """From its last checkpoint, with the stages that it had; the stage that the kill fell into is judged after all."""
 
@@ -198,6 +203,11 @@ def test_a_training_that_was_cut_off_goes_on(
         compare.run(model, "", {}, 0, arguments("cut"))
     with pytest.raises(ValueError, match=rf"{model}-0 holds a training that was cut off, of \[4, 64, 4\].*Delete it"):
         compare.run(model, "", {}, 0, arguments("cut", epochs=8))
+    words = f"compare.py --track mini --data {tiny_dataset} --name cut --out {tmp_path} --models {model} --seeds 0"
+    monkeypatch.setattr("sys.argv", words.split())
+    with pytest.raises(SystemExit):  # said before hours are spent on other contestants
+        compare.main()
+    assert "holds a training that was cut off" in capsys.readouterr().err
     kill_at.clear()
     runs = compare.run(model, "", {}, 0, arguments("cut"))
     assert judged == [epoch for epoch in (1, 2, 4) for _ in range(ways)], "no stage is judged twice, none is left out"

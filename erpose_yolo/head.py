@@ -241,6 +241,8 @@ class ERPoseHead(Pose):
 
     def raw(self, x: list[Tensor]) -> dict[str, Any]:
         """Raw outputs of every part that is there, as losses.ERPoseLoss takes them, and "maps", the field level by level."""
+        # the score targets of the two sides contradict each other, and their poses want the same features: the second
+        # weighs more (benchmarks/README.md, "Longer, on a GPU")
         both = self.training and self.one2many_score is not None and self.one2one_score is not None
         apart = [f.detach().lerp(f, self.settings.steer) for f in x] if both and self.settings.steer < 1 else x
         out = self.pose(x) if self.pose is not None else {}

@@ -61,14 +61,39 @@ def machine() -> str:
     return f"{cpu}, {torch.get_num_threads()} of {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
 
 
+def machines(runs: Sequence[dict[str, Any]]) -> str:
+    """Which runs were made where: the machine, or where there are several each with its runs.
+
+    Args:
+        runs: with "machine", "model", "seed" and, of variants, "label".
+    """
+    names: dict[str, dict[str, list[int]]] = {}
+    for run in runs:
+        of = names.setdefault(run["machine"], {}).setdefault(": ".join(filter(None, (run["model"], run.get("label")))), [])
+        of += [run["seed"]] * (run["seed"] not in of)
+    if len(names) == 1:
+        return next(iter(names))
+    several = [name for of in names.values() for name in of]
+
+    def words(name: str, seeds: list[int]) -> str:
+        """A contestant whose seeds ran on several machines says which ran here."""
+        return f"{name} (seed {', '.join(map(str, seeds))})" if several.count(name) > 1 else name
+
+    return "  \n".join(f"{at}: {'; '.join(words(*one) for one in of.items())}" for at, of in names.items())
+
+
 def write(name: str, record: dict[str, Any], table: str) -> None:
-    """Save a result as JSON and Markdown in results/, and print the table."""
+    """Save a result as JSON and Markdown in results/, and print the table, with the machine of each run below it.
+
+    Runs that say where they were made (:func:`machines`) keep that, whoever writes the file anew.
+    """
     RESULTS.mkdir(exist_ok=True)
-    record = {"machine": machine(), **record}
+    runs = [run for run in record.get("runs", ()) if "machine" in run]
+    record = record if runs else {"machine": machine(), **record}
     half = RESULTS / f"{name}.{os.getpid()}.part"
     half.write_text(json.dumps(record, indent=1) + "\n")
     half.replace(RESULTS / f"{name}.json")  # at once: another process may be reading it
-    text = f"{table}\n\n{record['machine']}\n"
+    text = f"{table}\n\n{machines(runs) if runs else record['machine']}\n"
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
 

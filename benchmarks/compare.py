@@ -19,6 +19,7 @@ last epoch when the same command is given again; its stages stand in stages.json
 after each run, so calls with other --models or --seeds may run beside each other, a core each (OMP_NUM_THREADS=1).
 With --resident the pictures are kept on the GPU and augmented there (resident.py): a nano outruns the loader processes. One such
 call leaves most of a large GPU idle; several share it under CUDA's multi-process service (nvidia-cuda-mps-control -d).
+Each run keeps its machine, which stands below the table: one that a GPU did not finish may be made on a CPU (--device cpu).
 Parameters, training step and latency do not depend on the data: cost.py, step.py and latency.py have them.
 """
 
@@ -217,6 +218,7 @@ def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argpa
             **args.augment,
         )  # fmt: skip
     record = {"model": model, "label": label, "settings": settings, "seed": seed, "seconds": round(spent)}
+    record["machine"] = common.machine()
     return [{**record, "mode": mode, "curve": curve[mode]} for mode in curve]
 
 
@@ -325,7 +327,7 @@ def main() -> None:
     pictures = "/".join(Path(args.data).parts[-2:])
     same = ("epochs", "imgsz", "batch", "start", "augment")
     budget = {"track": args.track, "data": pictures, **{k: getattr(args, k) for k in same}, "train": TRAIN}
-    if args.device != "cpu":
+    if args.device != "cpu" or args.resident:
         budget |= {"resident": args.resident, "amp": args.amp}
     file = common.RESULTS / f"{name}.json"
     todo = [

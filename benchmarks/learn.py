@@ -160,7 +160,7 @@ def run(
             for mode, nms in modes(name).items():
                 curve[mode].append(judge(model, judged, truth, nms, args.device))
                 bar.set_postfix(AP=f"{curve[mode][-1]['AP']:.3f}")
-    return {"seed": seed, "curves": curve, "seconds": round(time.perf_counter() - start)}
+    return {"seed": seed, "curves": curve, "seconds": round(time.perf_counter() - start), "machine": common.machine()}
 
 
 def table(runs: list[dict]) -> str:

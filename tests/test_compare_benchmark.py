@@ -66,6 +66,40 @@ def test_a_result_file_is_never_half_written(compare: ModuleType, monkeypatch: p
     assert sorted(f.name for f in tmp_path.iterdir()) == ["compare-synth.json", "compare-synth.md"]
 
 
+def test_each_run_keeps_its_machine(compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whichever machine adds the last row: a table may hold runs of several."""
+    monkeypatch.setattr(compare.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare.common, "machine", lambda: "this laptop")
+    there = [{**finished_run(model, seed), "machine": "a GPU"} for model in ("erpose-n", "yolo26n-pose") for seed in (0, 1)]
+    compare.common.write("one", {"runs": there}, "table")
+    assert (tmp_path / "one.md").read_text() == "table\n\na GPU\n"
+    here = [{**finished_run("yolo26n-pose", 2), "machine": "this laptop"}]
+    here += [{**finished_run("erpose-n", 0, label="no heatmaps"), "machine": "this laptop"}]
+    compare.common.write("two", {"runs": there + here}, "table")
+    assert (tmp_path / "two.md").read_text().splitlines()[2:] == [
+        "a GPU: erpose-n; yolo26n-pose (seed 0, 1)  ",
+        "this laptop: yolo26n-pose (seed 2); erpose-n: no heatmaps",
+    ]
+    assert [r["machine"] for r in json.loads((tmp_path / "two.json").read_text())["runs"]] == ["a GPU"] * 4 + ["this laptop"] * 2
+    compare.common.write("none", {"rows": []}, "table")
+    assert (tmp_path / "none.md").read_text() == "table\n\nthis laptop\n"
+
+
+def test_pictures_kept_in_memory_are_another_budget(compare: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are augmented in another way, on a CPU as on a GPU; what is kept on either goes into one table."""
+    monkeypatch.setattr(compare.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "run", lambda model, label, settings, seed, args: [finished_run(model, seed)])
+    words = "compare.py --track synth --models erpose-n --no-amp --device".split()
+    for options, fits in (["0", "--resident"], True), (["cpu", "--resident", "--seeds", "2"], True), (["cpu"], False):
+        monkeypatch.setattr("sys.argv", [*words, *options])
+        if fits:
+            compare.main()
+        else:
+            with pytest.raises(SystemExit):
+                compare.main()
+    assert [r["seed"] for r in json.loads((tmp_path / "compare-synth.json").read_text())["runs"]] == [0, 1, 2]
+
+
 def test_ours_first_then_peers_then_variants(compare: ModuleType) -> None:
     mixed = [
         finished_run("erpose-n", 0, label="no heatmaps"),

@@ -88,7 +88,7 @@ def write(name: str, record: dict[str, Any], table: str) -> None:
     Runs that say where they were made (:func:`machines`) keep that, whoever writes the file anew.
     """
     RESULTS.mkdir(exist_ok=True)
-    runs = [run for run in record.get("runs", ()) if "machine" in run]
+    runs = [run for run in record.get("runs", ()) if isinstance(run, dict) and "machine" in run]
     record = record if runs else {"machine": machine(), **record}
     half = RESULTS / f"{name}.{os.getpid()}.part"
     half.write_text(json.dumps(record, indent=1) + "\n")

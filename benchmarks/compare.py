@@ -69,6 +69,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "no heatmaps": {"heatmap_gain": 0},
     "heatmaps on all levels": {"heatmap_levels": "all"},
     "offsets from a person centre": {"offsets": "centre"},
+    "offsets in a predicted size": {"offset_unit": "person"},
     "joints not refined": {"refine": "none"},
     "no dense look-ups": {"look_gain": 0},
     "trunk taught by the dense side alone": {"steer": 0},

@@ -181,25 +181,32 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/strata"), help="folder for predictions")
     parser.add_argument("--name", default="strata", help="of the result files")
+    parser.add_argument("--append", action="store_true", help="keep what the result file has of other models")
     args = parser.parse_args()
     pairs = [text.partition("=")[::2] for text in args.weights]
-    for name, file in pairs:
-        if not name or not Path(file).is_file():
-            parser.error(f"--weights {name}={file}: MODEL=FILE, and the file must be there")
+    for name, path in pairs:
+        if not name or not Path(path).is_file():
+            parser.error(f"--weights {name}={path}: MODEL=FILE, and the file must be there")
 
+    setup: dict[str, Any] = {"data": Path(args.data).name, "imgsz": args.imgsz}
+    file = common.RESULTS / f"{args.name}.json"
+    old = json.loads(file.read_text()) if args.append and file.exists() else {**setup, "runs": {}}
+    if {k: old[k] for k in setup} != setup:
+        parser.error(f"{file} has other pictures, {old['data']} of {old['imgsz']} px. Give --name for a second table.")
     args.out.mkdir(parents=True, exist_ok=True)
     truth, info = read_truth(str(catalog.resolve_data(args.data)), "val", args.out, {})
     sigmas = exact_sigmas(truth.joints.shape[1], info.get("kpt_oks_sigmas"))
     strata = split(truth, args.imgsz)
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for model, file in TQDM(pairs, desc=args.name, disable=False):
+    again = {model + mode for model, _ in pairs for mode in modes(model)}
+    runs: dict[str, list[dict[str, Any]]] = {name: of for name, of in old["runs"].items() if name not in again}
+    for model, weights in TQDM(pairs, desc=args.name, disable=False):
         for mode, nms in modes(model).items():
             of = runs.setdefault(model + mode, [])
             folder = args.out / f"{model}{mode}-{len(of)}".replace(" ", "-")
             options: dict[str, Any] = {"imgsz": args.imgsz, "batch": args.batch, "device": args.device, "workers": 0}
             options |= {"plots": False, "verbose": False, "save_dir": folder} | ({} if nms is None else {"nms": nms})
             with contextlib.redirect_stdout(io.StringIO()):
-                report = evaluate(file, args.data, **options)
+                report = evaluate(weights, args.data, **options)
             records = json.loads((folder / "predictions.json").read_text())
             found = from_records(records, truth)
             record = {"AP": report["coco"]["AP"], "box": box_ap(truth, records)}
@@ -220,7 +227,7 @@ def main() -> None:
         header = ["model", "seeds", *(f"{100 * x:g} shown" for x in SHOWN)]
         parts.append(f"{figure} per 100 persons, of as many predictions per 100 persons\n\n{common.markdown(header, rows)}")
     draw(runs, common.RESULTS / f"{args.name}.png")
-    common.write(args.name, {"data": Path(args.data).name, "imgsz": args.imgsz, "runs": runs}, "\n\n".join(parts))
+    common.write(args.name, {**setup, "runs": runs}, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

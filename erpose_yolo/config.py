@@ -14,6 +14,7 @@ CHOICES = {
     "tower": ("mixed", "plain", "depthwise"),
     "pose_branch": ("separate", "shared"),
     "offsets": ("cell", "centre"),
+    "offset_unit": ("cell", "person"),
     "refine": ("local", "none"),
     "boxes": ("derived", "learned"),
     "heatmap_levels": ("finest", "all"),
@@ -39,6 +40,7 @@ class Settings:
     pose_branch: str = "separate"  # a pose branch for each assignment of two, or one that both share
     confidence: str = "expected_oks"  # what persons are sorted by: score and the OKS that their spreads expect, or score
     offsets: str = "cell"  # joints as offsets from the cell, or from a person centre that the cell points at
+    offset_unit: str = "cell"  # offsets count cells, or multiples of a size that the cell predicts for its person
     refine: str = "local"  # joints moved by an offset that is read where the cell put them, or left there
     boxes: str = "derived"  # from the joints, or by a learned box branch
     # assignment

@@ -33,6 +33,7 @@ from erpose_yolo.decode import (
     refine_joints,
 )
 
+MAX_LOG_SIZE = 3.0  # a predicted size of 1/20 to 20 cells, and finite in half types
 LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
 
 
@@ -106,6 +107,7 @@ class PoseBranch(nn.Module):
         maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain else 0
         self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
         self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
+        self.size = nn.ModuleList(nn.Conv2d(c, 1, 1) for _ in ch) if settings.offset_unit == "person" else None
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
         self.spread: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
         self.field = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch) if settings.refine == "local" else None
@@ -117,6 +119,10 @@ class PoseBranch(nn.Module):
         features = [tower(level) for tower, level in zip(self.tower, x)]
         joints = self._flat(self.joints, features)
         offsets = joints[:, : 2 * k].reshape(joints.shape[0], k, 2, -1)  # paddle has no unflatten
+        size = getattr(self, "size", None)  # older weights have none
+        if size is not None:  # one posture then has the same outputs at every size of person
+            log_size = self._flat(size, features).clamp(-MAX_LOG_SIZE, MAX_LOG_SIZE)
+            offsets = offsets * log_size.exp()[:, None]
         if self.centre:  # every joint relative to a person centre that the cell points at
             offsets = offsets + joints[:, None, 3 * k :]
         out: dict[str, Any] = {"offsets": offsets, "visibility": joints[:, 2 * k : 3 * k]}
@@ -137,6 +143,9 @@ class PoseBranch(nn.Module):
         return torch.cat([conv(f).flatten(2) for conv, f in zip(convs, features)], 2)
 
     def bias_init(self) -> None:
+        for conv in _convs(self.size):
+            nn.init.zeros_(conv.weight)  # at first the unit is the cell
+            _fill_bias(conv, 0.0)
         for conv in _convs(self.spread):
             nn.init.zeros_(conv.weight)
             _fill_bias(conv, LOG_SPREAD_START)

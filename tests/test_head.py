@@ -12,7 +12,7 @@ from ultralytics.nn.modules import DFL
 
 from erpose_yolo.config import Settings
 from erpose_yolo.decode import decode_joints, make_cells, refine_joints, select_rows, split_levels
-from erpose_yolo.head import LOG_SPREAD_START, ERPoseHead, tower_width
+from erpose_yolo.head import LOG_SPREAD_START, MAX_LOG_SIZE, ERPoseHead, tower_width
 
 CH, STRIDES = (16, 24, 32), (8.0, 16.0, 32.0)
 
@@ -203,7 +203,7 @@ def test_nms_free_is_no_mode() -> None:
     "settings",
     [{}, {"pose_branch": "shared"}, {"supervision": "one2one"}, {"supervision": "one2many"}, {"boxes": "learned"},
      {"offsets": "centre"}, {"heatmap_levels": "all"}, {"heatmap_gain": 0.0}, {"confidence": "score"}, {"pose_loss": "oks"},
-     {"refine": "none"}],
+     {"refine": "none"}, {"offset_unit": "person"}],
     ids=str,
 )  # fmt: skip
 def test_fuse_drops_training_and_keeps_rows(settings: dict[str, object]) -> None:
@@ -255,6 +255,29 @@ def test_biases_start_at_their_priors() -> None:
     assert (raw["spread"] == LOG_SPREAD_START).all()
     assert raw["heatmaps"].sigmoid().mean() < 0.1
     assert (raw["field"] == 0).all()  # nobody is moved
+
+
+def test_offsets_in_units_of_a_predicted_size() -> None:
+    """A cell's offsets all grow by the size that it predicts; it begins at one cell, learns, and stays in bounds."""
+    cell, person = make_head(), make_head(offset_unit="person")
+    missing = person.load_state_dict(cell.state_dict(), strict=False)
+    assert not missing.unexpected_keys and {name.split(".")[1] for name in missing.missing_keys} == {"size"}
+    x = features()
+    assert torch.equal(rows_of(person, x), rows_of(cell, x)), "untrained it is the plain head, so weights carry over"
+
+    with torch.no_grad():
+        before = person.raw(x)
+        for level, factor in enumerate((2.0, 0.5, 1e9)):
+            person.deployed.size[level].bias.fill_(math.log(factor))
+        after = person.raw(x)
+    grown = after["one2one_offsets"] / before["one2one_offsets"]
+    for (first, last), factor in zip(((0, 64), (64, 80), (80, 84)), (2.0, 0.5, math.exp(MAX_LOG_SIZE))):
+        assert torch.allclose(grown[..., first:last], torch.tensor(factor))
+    same = set(before) - {"one2one_offsets", "maps", "one2one_maps", "feats"}
+    assert all(torch.equal(before[name], after[name]) for name in same)
+
+    person.train().raw(x)["one2one_offsets"].square().sum().backward()
+    assert person.deployed.size[0].weight.grad.abs().max() > 0
 
 
 def test_share_of_the_one_to_one_gradient_that_steers_the_trunk() -> None:

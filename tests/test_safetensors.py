@@ -66,10 +66,10 @@ def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 # --- round trip -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fused", [False, True])
 SWAPPED = {"pose_branch": "shared", "boxes": "learned", "offsets": "centre", "offset_unit": "person", "topk": 3}
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("erpose", [{}, SWAPPED], ids=str)
 def test_round_trip_is_bit_equal(tmp_path: Path, fused: bool, erpose: dict[str, Any]) -> None:
     """Every tensor, buffers included, and everything that training, export and metric read off a model comes back."""

@@ -214,3 +214,40 @@ def test_command(strata: ModuleType, tiny_dataset: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(sys, "argv", ["strata.py", *arguments[:-1], "yolo26n-pose=not-there.pt"])
     with pytest.raises(SystemExit):
         strata.main()
+
+
+def test_another_model_is_added_to_a_table(
+    strata: ModuleType,
+    truth: GroundTruth,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rows of models whose weights are gone stay as they are; those of other pictures are refused."""
+
+    def evaluate(weights: str, data: str, save_dir: Path, **_: object) -> dict[str, dict[str, float]]:
+        save_dir.mkdir(parents=True)
+        (save_dir / "predictions.json").write_text("[]")
+        return {"coco": {"AP": float(Path(weights).stem)}}
+
+    monkeypatch.setattr(strata.common, "RESULTS", tmp_path)
+    monkeypatch.setattr(strata, "evaluate", evaluate)
+    monkeypatch.setattr(strata, "read_truth", lambda *_: (truth, {}))
+
+    def call(size: int, *weights: str) -> dict[str, list[float]]:
+        for text in weights:
+            (tmp_path / text.split("=")[1]).touch()
+        files = [f"{name}={tmp_path / file}" for name, _, file in (text.partition("=") for text in weights)]
+        words = f"strata.py --data some.yaml --imgsz {size} --append --out {tmp_path / str(len(list(tmp_path.iterdir())))}"
+        monkeypatch.setattr("sys.argv", [*words.split(), "--weights", *files])
+        strata.main()
+        runs = json.loads((tmp_path / "strata.json").read_text())["runs"]
+        return {name: [r["AP"] for r in of] for name, of in runs.items()}
+
+    assert call(100, "erpose-n=0.1.pt", "erpose-n=0.2.pt") == {"erpose-n": [0.1, 0.2]}
+    both = call(100, "yolo26n-pose=0.3.pt")
+    assert both == {"erpose-n": [0.1, 0.2], "yolo26n-pose one-to-one": [0.3], "yolo26n-pose NMS": [0.3]}
+    assert call(100, "erpose-n=0.4.pt") == {**both, "erpose-n": [0.4]}, "given again: made anew"
+    with pytest.raises(SystemExit):
+        call(200, "erpose-n=0.5.pt")
+    assert "has other pictures, some.yaml of 100 px" in capsys.readouterr().err

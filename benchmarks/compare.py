@@ -218,8 +218,8 @@ def run(model: str, label: str, settings: dict[str, Any], seed: int, args: argpa
             project=str((args.out / args.table).absolute()), name=folder.name, exist_ok=True, resume=bool(before), **TRAIN,
             **args.augment,
         )  # fmt: skip
-    record = {"model": model, "label": label, "settings": settings, "seed": seed, "seconds": round(spent)}
-    record["machine"] = common.machine()
+    record = {"model": model, "label": label, "settings": settings, "seed": seed}
+    record |= {"seconds": round(spent), "machine": common.machine()}
     return [{**record, "mode": mode, "curve": curve[mode]} for mode in curve]
 
 

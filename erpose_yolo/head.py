@@ -33,7 +33,7 @@ from erpose_yolo.decode import (
     refine_joints,
 )
 
-MAX_LOG_SIZE = 3.0  # a predicted size of 1/20 to 20 cells, and finite in half types
+MAX_LOG_SIZE = 3.0  # a predicted size is 1/20 to 20 times OFFSET_CELLS cells: finite in half types
 LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
 
 
@@ -144,7 +144,7 @@ class PoseBranch(nn.Module):
 
     def bias_init(self) -> None:
         for conv in _convs(self.size):
-            nn.init.zeros_(conv.weight)  # at first the unit is the cell
+            nn.init.zeros_(conv.weight)  # at first the unit is the cell's
             _fill_bias(conv, 0.0)
         for conv in _convs(self.spread):
             nn.init.zeros_(conv.weight)

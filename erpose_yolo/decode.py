@@ -109,16 +109,18 @@ def read_field(field: Tensor, points: Tensor, one_by_one: bool = False) -> Tenso
     kind = field.dtype
     if kind in (torch.float16, torch.bfloat16):  # a half type cannot tell neighbouring places in a large map apart
         field, points = field.float(), points.float()
-    grid = torch.stack((points[:, :, 0] * 2 / w - 1, points[:, :, 1] * 2 / h - 1), -1)  # (B, K, A, 2)
+    places = torch.stack((points[:, :, 0] * 2 / w - 1, points[:, :, 1] * 2 / h - 1), 2)  # (B, K, 2, A), as grid_sample counts
 
     def sample(maps: Tensor, places: Tensor) -> Tensor:
-        return torch.nn.functional.grid_sample(maps, places, padding_mode="border", align_corners=False)
+        """Maps (B, C, H, W) at places (B, 2, M, A): (B, C, M, A)."""
+        grid = places.permute(0, 2, 3, 1)
+        return torch.nn.functional.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
     if one_by_one:
         c = field.shape[1] // k
-        found = torch.cat([sample(field[:, i * c : (i + 1) * c], grid[:, i : i + 1]) for i in range(k)], 2)  # (B, C, K, A)
+        found = torch.cat([sample(field[:, i * c : (i + 1) * c], places[:, i, :, None]) for i in range(k)], 2)  # (B, C, K, A)
         return found.transpose(1, 2).to(kind)
-    found = sample(field.reshape(b * k, -1, h, w), grid.reshape(b * k, 1, -1, 2))  # (B * K, C, 1, A)
+    found = sample(field.reshape(b * k, -1, h, w), places.reshape(b * k, 2, 1, -1))  # (B * K, C, 1, A)
     return found.reshape(b, k, field.shape[1] // k, -1).to(kind)
 
 

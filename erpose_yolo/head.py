@@ -75,19 +75,20 @@ def _fill_bias(conv: nn.Conv2d, value: float) -> None:
 
 
 def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Best score of each row (..., 1) and its class (..., 1), in float, of operators that every converter knows.
+    """Best score of each cell (B, 1, A) and its class (B, 1, A), in float, of operators that every converter knows.
 
     ncnn lacks argmax and comparisons, x2paddle's floor and ncnn's remainder fail; the floor of a quotient works in both.
 
     Args:
-        scores: (..., C) in [0, 1].
+        scores: (B, C, A) in [0, 1].
     """
-    if scores.shape[-1] == 1:
+    last = scores.shape[1] - 1
+    if last == 0:
         return scores, scores * 0
-    score = scores.amax(-1, keepdim=True)
+    score = scores.amax(1, keepdim=True)
     is_best = (scores - score + 1).floor_divide(1.0)  # 1 or 0
-    back = torch.arange(scores.shape[-1] - 1, -1, -1, dtype=scores.dtype, device=scores.device)
-    return score, scores.shape[-1] - 1 - (is_best * back).amax(-1, keepdim=True)  # the first of equal ones
+    back = torch.arange(last, -1, -1, dtype=scores.dtype, device=scores.device)[:, None]
+    return score, last - (is_best * back).amax(1, keepdim=True)  # the first of equal ones
 
 
 class PoseBranch(nn.Module):
@@ -308,11 +309,10 @@ class ERPoseHead(Pose):
         scores = part["scores"]
         if "spread" in part:
             scores = confidence(scores, expected_oks(part["spread"], visibility))
+        if self.dense:
+            scores = torch.cat(best_class(scores), 1)
         table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
-        if not self.dense:
-            return self.postprocess(table)
-        score, category = best_class(table[..., 4 : 4 + self.nc])
-        return torch.cat((table[..., :4], score, category, table[..., 4 + self.nc :]), -1)
+        return table if self.dense else self.postprocess(table)
 
     def _pick(
         self, part: dict[str, Tensor], centres: Tensor, strides: Tensor, shapes: Sequence[tuple[int, int]]

@@ -93,13 +93,14 @@ def confidence(scores: Tensor, quality: Tensor) -> Tensor:
     return scores.sqrt() * quality
 
 
-def read_field(field: Tensor, points: Tensor, one_by_one: bool = False) -> Tensor:
+def read_field(field: Tensor, points: Tensor, one_by_one: bool = False, inside: bool = False) -> Tensor:
     """Read the maps of each joint where that joint is: bilinear between cell centres, the border's value beyond.
 
     Args:
         field: (B, K * C, H, W), C maps for each joint, those of a joint in a row.
         points: (B, K, 2, A) cells of this level, (0, 0) the corner of its first cell.
         one_by_one: a look-up per joint instead of one for all, for runtimes without batches.
+        inside: no point lies beyond the outermost centres. The graph then has no padding but zeros: onnx2tf knows no other.
 
     Returns:
         (B, K, C, A), of the type of ``field``; the arithmetic is float32 at least.
@@ -114,7 +115,7 @@ def read_field(field: Tensor, points: Tensor, one_by_one: bool = False) -> Tenso
     def sample(maps: Tensor, places: Tensor) -> Tensor:
         """Maps (B, C, H, W) at places (B, 2, M, A): (B, C, M, A)."""
         grid = places.permute(0, 2, 3, 1)
-        return torch.nn.functional.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+        return torch.nn.functional.grid_sample(maps, grid, padding_mode="zeros" if inside else "border", align_corners=False)
 
     if one_by_one:
         c = field.shape[1] // k
@@ -200,7 +201,7 @@ def refine_best(joints: Tensor, fields: Sequence[Tensor], strides: Sequence[floa
 
     stride, size = of_level([(s, s) for s in strides]), of_level(sizes)
     place = torch.minimum((joints / stride).clamp(min=0.5), size - 0.5)  # the border's value beyond, not the neighbour's
-    found = read_field(sheet, place + of_level(corners))
+    found = read_field(sheet, place + of_level(corners), inside=True)
     return joints + found[:, :, :2] * stride * OFFSET_CELLS, found[:, :, 2]
 
 

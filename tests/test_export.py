@@ -24,7 +24,7 @@ from erpose_yolo.model import ERPose
 SIZE = 96
 DENSE = ("ncnn", "executorch", "paddle")
 NEEDS = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"], "litert": ["litert_torch"],
-         "executorch": ["executorch"], "paddle": ["paddle", "x2paddle"]}  # fmt: skip
+         "executorch": ["executorch"], "paddle": ["paddle", "x2paddle"], "saved_model": ["tensorflow", "onnx2tf"]}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -101,9 +101,12 @@ def test_export_gives_same_persons(fmt: str, checkpoint: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fmt", sorted(NEEDS))
-def test_other_runtimes_give_same_persons(fmt: str, checkpoint: Path) -> None:
+def test_other_runtimes_give_same_persons(fmt: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in NEEDS[fmt]:
         pytest.importorskip(module)
+    monkeypatch.chdir(checkpoint.parent)
+    if fmt == "saved_model":  # onnx2tf compares tensors on sample pictures, and would download them
+        np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.random.rand(20, 128, 128, 3).astype(np.float32))
     path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
     assert exporter.read_metadata(path)["rows"] == ("dense" if fmt in DENSE else "topk")
     same(path, checkpoint)
@@ -115,6 +118,8 @@ def test_onnx_has_no_nms_and_metadata_suffice(checkpoint: Path) -> None:
     model.model.kpt_oks_sigmas = [0.05] * 17
     graph = onnx.load(model.export(format="onnx", imgsz=SIZE))
     assert not [n.op_type for n in graph.graph.node if "Suppress" in n.op_type]
+    looks = [{a.name: a for a in n.attribute} for n in graph.graph.node if n.op_type == "GridSample"]
+    assert [a["padding_mode"].s for a in looks] == [b"zeros"]  # onnx2tf, the way to TensorFlow, knows no other padding
     info = {p.key: p.value for p in graph.metadata_props}
     assert info["head"] == "ERPoseHead" and info["end2end"] == "True"
     assert info["rows"] == "topk" and info["layout"] == "x1 y1 x2 y2 score class (x y v)*K" and info["units"].startswith("pixels")

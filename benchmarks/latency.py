@@ -3,8 +3,9 @@
     python benchmarks/latency.py                                 # needs onnxruntime, openvino, ncnn and pnnx
     python benchmarks/latency.py --runtimes onnx --sizes 320     # a part; what was measured before stays in the tables
 
-Contestants are erpose-n and the stock nano models: YOLO26n-pose without NMS (``nms=False``) and as exported by default (with
-NMS on the host), YOLO11n-pose and YOLOv8n-pose. NCNN has no TopK, so YOLO26n-pose has one form there, the one with NMS.
+Contestants are erpose-n, erpose8-n and the stock nano models: YOLO26n-pose without NMS (``nms=False``) and as exported by
+default (with NMS on the host), YOLO11n-pose and YOLOv8n-pose. NCNN has no TopK, so YOLO26n-pose has one form there, the one with
+NMS.
 
 A round runs every contestant with 0, 3 and 60 persons once, in random order; ratios are taken within a round. The time is
 processor time, summed over threads: with one thread that is the latency on a machine with nothing else to do, and other
@@ -51,9 +52,9 @@ from erpose_yolo.data.synth.config import SynthConfig
 from erpose_yolo.data.synth.dataset import picture
 from erpose_yolo.decode import select_rows
 
-OURS = "erpose-n"
+OURS = ("erpose-n", "erpose8-n")
 CONTESTANTS: dict[str, dict[str, Any]] = {
-    OURS: {},
+    **{name: {} for name in OURS},
     "yolo26n-pose nms=False": {"nms": False},
     "yolo26n-pose": {},
     "yolo11n-pose": {},
@@ -231,7 +232,7 @@ def pipeline(view: str, runtime: str, name: str, path: str, size: int, threads: 
         predict = partial(model.predict, imgsz=size, device="cpu", verbose=False)
         return lambda image, conf: len(predict(image, conf=conf)[0].keypoints)
     select: Callable[..., list[Tensor]] = partial(select_rows, max_det=MAX_DET)
-    if name != OURS:
+    if name not in OURS:
         end2end = CONTESTANTS[name].get("nms") is False
         select = partial(non_max_suppression, iou_thres=IOU, nc=1, max_det=MAX_DET, end2end=end2end)
     fit, infer = Letterbox(size), OPEN[runtime](path, threads)
@@ -299,23 +300,23 @@ def export(runtime: str, name: str, size: int, folder: Path) -> Path:
 
 
 def tables(results: list[dict[str, Any]]) -> str:
-    """Markdown of everything measured: erpose-n against each peer, and the growth with the number of persons."""
-    speed, growth, peers = [], [], list(CONTESTANTS)[1:]
+    """Markdown of everything measured: ours against each peer, and the growth with the number of persons."""
+    speed, growth, peers = [], [], [n for n in CONTESTANTS if n not in OURS]
     for result in results:
         times: Times = {(run["model"], run["persons"]): run["ms"] for run in result["runs"]}
         names = {name for name, _ in times}
         start = [TITLES[result["runtime"]], result["size"]]
-        for wanted in CONF:
-            against = {n: ratios(times, (OURS, wanted), (n, wanted)) for n in peers if n in names}
+        for ours, wanted in ((o, w) for o in OURS if o in names for w in CONF):
+            against = {n: ratios(times, (ours, wanted), (n, wanted)) for n in peers if n in names}
             fastest = max(against, key=lambda n: statistics.median(against[n]))
-            ms = f"{statistics.median(times[OURS, wanted]):.1f}"
+            ms = f"{statistics.median(times[ours, wanted]):.1f}"
             cells = [f"{quartiles(against[n])}{' *' if n == fastest else ''}" if n in against else "" for n in peers]
-            speed.append([*start, wanted, ms, *cells])
+            speed.append([*start, ours, wanted, ms, *cells])
         growth.append([*start, *(quartiles(ratios(times, (n, 60), (n, 0))) if n in names else "" for n in CONTESTANTS)])
     return "\n\n".join(
         [
             "Batch 1; median (quartiles) of the ratios within a round; * the fastest peer",
-            markdown(["runtime", "size, px", "persons", "erpose-n, ms", *(f"erpose-n / {n}" for n in peers)], speed),
+            markdown(["runtime", "size, px", "model", "persons", "ms", *(f"over {n}" for n in peers)], speed),
             "Time with 60 persons / time with none:",
             markdown(["runtime", "size, px", *CONTESTANTS], growth),
         ]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 # Raw offsets are multiplied by this many cells: a person is several cells wide, so a unit output should be, too.
 OFFSET_CELLS = 2.0
+# Cells that look-ups keep from the outermost centres: a point that rounding puts beyond them reads nothing in onnx2tf's graphs.
+INSET = 2e-5
 
 
 def make_cells(shapes: Sequence[tuple[int, int]], strides: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,14 +95,14 @@ def confidence(scores: Tensor, quality: Tensor) -> Tensor:
     return scores.sqrt() * quality
 
 
-def read_field(field: Tensor, points: Tensor, one_by_one: bool = False, inside: bool = False) -> Tensor:
+def read_field(field: Tensor, points: Tensor, one_by_one: bool = False, held: bool = True) -> Tensor:
     """Read the maps of each joint where that joint is: bilinear between cell centres, the border's value beyond.
 
     Args:
         field: (B, K * C, H, W), C maps for each joint, those of a joint in a row.
         points: (B, K, 2, A) cells of this level, (0, 0) the corner of its first cell.
         one_by_one: a look-up per joint instead of one for all, for runtimes without batches.
-        inside: no point lies beyond the outermost centres. The graph then has no padding but zeros: onnx2tf knows no other.
+        held: hold points between the outermost centres; False where they are there, and H and W may be open in a graph.
 
     Returns:
         (B, K, C, A), of the type of ``field``; the arithmetic is float32 at least.
@@ -110,12 +112,16 @@ def read_field(field: Tensor, points: Tensor, one_by_one: bool = False, inside: 
     kind = field.dtype
     if kind in (torch.float16, torch.bfloat16):  # a half type cannot tell neighbouring places in a large map apart
         field, points = field.float(), points.float()
-    places = torch.stack((points[:, :, 0] * 2 / w - 1, points[:, :, 1] * 2 / h - 1), 2)  # (B, K, 2, A), as grid_sample counts
+    x, y = points[:, :, 0], points[:, :, 1]
+    if held:  # instead of padding with the border: onnx2tf, the way to TensorFlow, pads with zeros alone
+        low = 0.5 + INSET
+        x, y = x.clamp(low, float(w) - low), y.clamp(low, float(h) - low)
+    places = torch.stack((x * 2 / w - 1, y * 2 / h - 1), 2)  # (B, K, 2, A), as grid_sample counts
 
     def sample(maps: Tensor, places: Tensor) -> Tensor:
         """Maps (B, C, H, W) at places (B, 2, M, A): (B, C, M, A)."""
         grid = places.permute(0, 2, 3, 1)
-        return torch.nn.functional.grid_sample(maps, grid, padding_mode="zeros" if inside else "border", align_corners=False)
+        return torch.nn.functional.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
 
     if one_by_one:
         c = field.shape[1] // k
@@ -200,8 +206,9 @@ def refine_best(joints: Tensor, fields: Sequence[Tensor], strides: Sequence[floa
         return sum(of_all[1:], of_all[0])[:, None]
 
     stride, size = of_level([(s, s) for s in strides]), of_level(sizes)
-    place = torch.minimum((joints / stride).clamp(min=0.5), size - 0.5)  # the border's value beyond, not the neighbour's
-    found = read_field(sheet, place + of_level(corners), inside=True)
+    low = 0.5 + INSET
+    place = torch.minimum((joints / stride).clamp(min=low), size - low)  # the border's value beyond, not the neighbour's
+    found = read_field(sheet, place + of_level(corners), held=False)
     return joints + found[:, :, :2] * stride * OFFSET_CELLS, found[:, :, 2]
 
 
@@ -222,7 +229,7 @@ def refine_picked(joints: Tensor, field: Tensor, image: Tensor, where: Tensor, s
     maps = field.reshape(field.shape[0], k, 3, -1)
     first, size = where[:, :1], where[:, 1:].flip(1)[:, None]  # (M, 1, 2): width, height
     place = (joints / strides[:, None] - 0.5).nan_to_num()  # between centres; a pose that is no number moves nowhere
-    place = torch.minimum(place.clamp(min=0), (size - 1).to(joints.dtype))
+    place = torch.minimum(place.clamp(min=INSET), (size - 1).to(joints.dtype) - INSET).clamp(min=0)
     low = place.floor()
     share, low = place - low, low.long()
     high = torch.minimum(low + 1, size - 1)

@@ -190,7 +190,7 @@ def paddle_look_ups(fmt: str) -> Iterator[None]:
             mapper._check_input(graph, source, given, outputs, scope)
         graph.add_layer(
             "paddle.nn.functional.grid_sample", inputs={"x": names[0], "grid": names[1]}, outputs=outputs, scope_name=scope,
-            mode="'bilinear'", padding_mode="'border'", align_corners=False,
+            mode="'bilinear'", padding_mode="'zeros'", align_corners=False,
         )  # fmt: skip
         return names[:2], outputs
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from erpose_yolo.decode import (
+    INSET,
     OFFSET_CELLS,
     assemble_rows,
     confidence,
@@ -105,7 +107,22 @@ def test_look_up_by_hand() -> None:
     wanted = torch.tensor([[0.0, 15.0, 15.0, 20.0], [1.0, 2.0, 2.0, 1.75]])
     for one_by_one in (False, True):
         found = read_field(maps, points[None], one_by_one)
-        assert found.shape == (1, 2, 1, 4) and torch.allclose(found[0, :, 0], wanted, atol=1e-5)
+        assert found.shape == (1, 2, 1, 4) and torch.allclose(found[0, :, 0], wanted, rtol=0, atol=30 * INSET + 1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 20, 40, 80, 120, 300])
+def test_no_look_up_is_rounded_beyond_the_outermost_centres(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow's graphs (onnx2tf) read zeros there, so joints at the border of the picture would not be refined."""
+    seen: list[torch.Tensor] = []
+    look_up = F.grid_sample
+    monkeypatch.setattr(F, "grid_sample", lambda maps, grid, **k: (seen.append(grid), look_up(maps, grid, **k))[1])
+    joints = torch.tensor([-50.0, size * 8 + 50.0]).expand(1, 2, 2, 2)
+    read_field(torch.zeros(1, 2, size, size), joints / 8)
+    refine_best(joints, [torch.zeros(1, 6, size, size)], [8.0], torch.ones(1, 1, 2))
+    assert len(seen) == 2
+    for grid in seen:
+        place = ((grid + 1) * size - 1) * 0.5  # in the order of onnx2tf's arithmetic
+        assert place.min() >= 0 and place.max() <= size - 1 and place.max() - place.min() > size - 1.01
 
 
 def test_all_look_ups_agree() -> None:

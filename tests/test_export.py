@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS, LOGGER
 
@@ -194,12 +195,15 @@ class FakeExporter:
         self.imgsz, self.metadata, self.output_shape = [64, 96], {}, (1, 300, 57)
 
 
-def test_dense_rows_of_formats_without_topk(checkpoint: Path) -> None:
+def test_dense_rows_of_formats_without_topk(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stock = FakeExporter(checkpoint)
     wanted = stock.model(stock.im)
     dense = FakeExporter(checkpoint)
     exporter.prepare(dense, "ncnn")
+    padding, look_up = set(), F.grid_sample
+    monkeypatch.setattr(F, "grid_sample", lambda *a, **k: (padding.add(k["padding_mode"]), look_up(*a, **k))[1])
     got = dense.model(stock.im)
+    assert padding == {"zeros"}  # the Edge TPU's route goes through onnx2tf, which knows no other
     assert got.shape == dense.output_shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57)
     assert dense.metadata["rows"] == "dense"
     for row in wanted[0, :20]:  # not by order: scores can be equal
@@ -250,7 +254,7 @@ def test_paddle_is_taught_the_look_up_for_one_export(monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
     (kernel,), told = graph.add_layer.call_args
     assert kernel == "paddle.nn.functional.grid_sample" and told["inputs"] == {"x": "x", "grid": "grid"}
-    assert (told["mode"], told["padding_mode"], told["align_corners"]) == ("'bilinear'", "'border'", False)
+    assert (told["mode"], told["padding_mode"], told["align_corners"]) == ("'bilinear'", "'zeros'", False)
     assert not hasattr(aten, "aten_grid_sampler")
     aten.aten_grid_sampler = "its own"  # a later x2paddle may know it
     with exporter.paddle_look_ups("paddle"):

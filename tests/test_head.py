@@ -12,7 +12,7 @@ from ultralytics.nn.modules import DFL
 
 from erpose_yolo.config import Settings
 from erpose_yolo.decode import decode_joints, make_cells, refine_joints, select_rows, split_levels
-from erpose_yolo.head import LOG_SPREAD_START, MAX_LOG_SIZE, ERPoseHead, tower_width
+from erpose_yolo.head import LOG_SPREAD_START, MAX_LOG_SIZE, ERPoseHead, best_class, tower_width
 
 CH, STRIDES = (16, 24, 32), (8.0, 16.0, 32.0)
 
@@ -171,6 +171,17 @@ def test_dense_rows_hold_the_same_people(nc: int) -> None:
         if nc > 1:  # top-k lists a cell once per class, dense rows its best class
             a, b = a[:1], b[:1]
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-4)  # sums over other layouts
+
+
+@pytest.mark.parametrize("nc", [1, 2, 5])
+def test_best_class_of_each_cell(nc: int) -> None:
+    """Dense rows name the class of the best score, the first of equal ones, as argmax does; some runtimes have no argmax."""
+    torch.manual_seed(0)
+    scores = torch.rand(2, nc, 40)
+    scores[0, :, :5] = 0.25
+    score, category = best_class(scores)
+    assert torch.equal(score, scores.amax(1, keepdim=True))
+    assert torch.equal(category, scores.argmax(1, keepdim=True).float())
 
 
 def test_modes() -> None:

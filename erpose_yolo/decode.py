@@ -340,12 +340,12 @@ def assemble_rows(boxes: Tensor, scores: Tensor, joints: Tensor, visibility: Ten
 
     Args:
         boxes: (B, 4, A) corners in pixels.
-        scores: (B, C, A) probabilities per class.
+        scores: (B, 2, A), the best score of each cell and its class.
         joints: (B, K, 2, A) pixels.
         visibility: (B, K, A) probabilities, or None for two-column key points.
 
     Returns:
-        (B, 4 + C + K*D, A) with D of 2 or 3.
+        (B, 6 + K*D, A) with D of 2 or 3.
     """
     points = joints if visibility is None else torch.cat((joints, visibility[:, :, None]), 2)
     return torch.cat((boxes, scores, points.flatten(1, 2)), 1)

@@ -86,7 +86,7 @@ def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
     if last == 0:
         return scores, scores * 0
     score = scores.amax(1, keepdim=True)
-    is_best = (scores - score + 1).floor_divide(1.0)  # 1 or 0
+    is_best = (scores - score).floor_divide(1.0) + 1  # 1 or 0; half types round the difference's sum with 1, not its sign
     back = torch.arange(last, -1, -1, dtype=scores.dtype, device=scores.device)[:, None]
     return score, last - (is_best * back).amax(1, keepdim=True)  # the first of equal ones
 
@@ -306,13 +306,15 @@ class ERPoseHead(Pose):
             boxes = decode_boxes(part["box"], centres, strides)
         else:
             boxes = derive_boxes(joints, visibility, self.margins)
-        scores = part["scores"]
+        score, category = best_class(part["scores"])  # one cell is one person, whatever the number of classes
         if "spread" in part:
-            scores = confidence(scores, expected_oks(part["spread"], visibility))
-        if self.dense:
-            scores = torch.cat(best_class(scores), 1)
+            score = confidence(score, expected_oks(part["spread"], visibility))
+        scores = torch.cat((score, category), 1)
         table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
-        return table if self.dense else self.postprocess(table)
+        if self.dense:
+            return table
+        order = self.get_topk_index(score.transpose(1, 2), self.max_det)[2]
+        return table.gather(1, order[..., None].expand(-1, -1, table.shape[2]))
 
     def _pick(
         self, part: dict[str, Tensor], centres: Tensor, strides: Tensor, shapes: Sequence[tuple[int, int]]

@@ -162,26 +162,50 @@ def test_two_columns_have_no_visibility() -> None:
 
 @pytest.mark.parametrize("nc", [1, 3])
 def test_dense_rows_hold_the_same_people(nc: int) -> None:
-    """Runtimes without TopK get a row per cell; threshold and sort on the host give the same best people."""
+    """Runtimes without TopK get a row per cell; threshold and sort on the host give the same people and classes."""
     head, x = make_head(nc), features()
-    best = select_rows(rows_of(head, x), 0.0, 5)
+    best = select_rows(rows_of(head, x), 0.0, 84)
     dense = rows_of(switch(head, dense=True), x)
     assert dense.shape == (2, 84, 57)
-    for a, b in zip(best, select_rows(dense, 0.0, 5)):
-        if nc > 1:  # top-k lists a cell once per class, dense rows its best class
-            a, b = a[:1], b[:1]
-        assert torch.allclose(a, b, rtol=1e-5, atol=1e-4)  # sums over other layouts
+    for a, b in zip(best, select_rows(dense, 0.0, 84)):
+        assert len(a.unique(dim=0)) == 84 and torch.allclose(a, b, rtol=1e-5, atol=1e-4)  # sums over other layouts
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_one_cell_is_one_person_whatever_its_classes(dense: bool) -> None:
+    """Two classes that a cell finds equally likely are one person, not two; agnostic_nms has nothing to change."""
+    head, x = switch(make_head(nc=3), dense=dense), features()
+    for tower in head.one2one_score:
+        tower[-1].weight.data[1:] = tower[-1].weight.data[:1] * torch.tensor([1.01, 0.99]).view(2, 1, 1, 1)
+    with torch.no_grad():
+        rows, raw = head(x)
+    for image in rows:
+        assert len(image[:, 6:8].unique(dim=0)) == 84, "a row per cell"
+    assert sorted(rows[0, :, 5].tolist()) == sorted(raw["one2one"][0].argmax(0).tolist()) and len(rows[0, :, 5].unique()) > 1
+    assert torch.equal(rows_of(switch(head, agnostic_nms=True), x), rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("nc", [1, 2, 5])
-def test_best_class_of_each_cell(nc: int) -> None:
-    """Dense rows name the class of the best score, the first of equal ones, as argmax does; some runtimes have no argmax."""
+def test_best_class_of_each_cell(nc: int, dtype: torch.dtype) -> None:
+    """Rows name the class of the best score, the first of equal ones, as argmax does; some runtimes have no argmax."""
     torch.manual_seed(0)
-    scores = torch.rand(2, nc, 40)
+    scores = torch.rand(2, nc, 40).to(dtype)
     scores[0, :, :5] = 0.25
+    scores[1, :, 0], scores[1, -1, 0] = 0.0, 1.0
     score, category = best_class(scores)
     assert torch.equal(score, scores.amax(1, keepdim=True))
-    assert torch.equal(category, scores.argmax(1, keepdim=True).float())
+    assert torch.equal(category, scores.argmax(1, keepdim=True).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_best_class_tells_neighbouring_numbers_apart(dtype: torch.dtype) -> None:
+    """Two scores that differ by the last bit of a half type are two scores: half=True must not name another class."""
+    low = torch.logspace(-7, -1e-3, 500, dtype=torch.float64).to(dtype)
+    high = torch.nextafter(low, torch.ones_like(low)) if dtype is torch.float32 else (low.view(torch.int16) + 1).view(dtype)
+    assert (high > low).all()
+    assert best_class(torch.stack((low, high))[None])[1].eq(1).all() and best_class(torch.stack((high, low))[None])[1].eq(0).all()
+    assert best_class(torch.tensor([[[0.3001], [0.3003]]], dtype=torch.float16))[1].item() == 1
 
 
 def test_modes() -> None:

@@ -351,18 +351,20 @@ def assemble_rows(boxes: Tensor, scores: Tensor, joints: Tensor, visibility: Ten
     return torch.cat((boxes, scores, points.flatten(1, 2)), 1)
 
 
-def select_rows(rows: Tensor, conf: float, max_det: int, classes: Sequence[int] | None = None) -> list[Tensor]:
+def select_rows(rows: Tensor, conf: float, max_det: int, classes: int | Sequence[int] | None = None) -> list[Tensor]:
     """Persons of each image: a threshold and a sort. There is no NMS: the scores are one-to-one.
 
     Args:
         rows: (B, R, 6 + K*D) ``x1 y1 x2 y2 score class joints``, sorted (top-k graphs) or not (dense graphs).
         conf: least score.
         max_det: most rows per image.
-        classes: class indices to keep, None for all.
+        classes: class index or indices to keep, None for all.
 
     Returns:
         One (n, 6 + K*D) tensor per image, best first.
     """
+    if isinstance(classes, int):
+        classes = [classes]
     kept = []
     for image in rows:
         keep = image[:, 4] > conf

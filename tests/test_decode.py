@@ -314,9 +314,11 @@ def test_select_sorts_and_thresholds() -> None:
     assert select_rows(some_rows(), conf=0.0, max_det=2)[0][:, 7].tolist() == [1, 3]
 
 
-@pytest.mark.parametrize(("classes", "wanted"), [([0], [0, 4]), ([1, 2], [1, 3, 2]), ([7], []), ([], [])])
-def test_select_filters_classes(classes: list[int], wanted: list[int]) -> None:
-    """predict(classes=...) keeps these classes and no others."""
+@pytest.mark.parametrize(
+    ("classes", "wanted"), [([0], [0, 4]), (0, [0, 4]), (2, [3]), ([1, 2], [1, 3, 2]), ((1, 2), [1, 3, 2]), ([7], []), ([], [])]
+)
+def test_select_filters_classes(classes: int | list[int], wanted: list[int]) -> None:
+    """predict(classes=...) keeps these classes and no others; stock predictors take one index or several."""
     assert select_rows(some_rows(), 0.05, 10, classes)[0][:, 7].tolist() == wanted
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 OFFSET_CELLS = 2.0
 # Cells that look-ups keep from the outermost centres: a point that rounding puts beyond them reads nothing in onnx2tf's graphs.
 INSET = 2e-5
+# Pixels in which extents are squared: float16 holds the squares of 256 at most, and a power of two rounds nothing.
+SPAN = 512.0
 
 
 def make_cells(shapes: Sequence[tuple[int, int]], strides: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,19 +255,27 @@ def default_margins(num_joints: int) -> Tensor:
     return margins
 
 
+def _step(values: Tensor, least: float) -> Tensor:
+    """1 where values exceed ``least`` and else 0; steep, not sharp: ncnn lacks comparisons, and paddle's converter floor."""
+    return ((values - least) * 1e4).clamp(0, 1)
+
+
 def _extent(joints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Low and high corner (B, 2, A) of the joints that count, and which do (B, K, A), see :func:`derive_boxes`."""
-    # A step a hair below one half, steep instead of sharp: ncnn lacks comparisons, and paddle's converter lacks floor.
-    counts = ((weight - 0.499) * 1e4).clamp(0, 1)
+    counts = _step(weight, 0.499)
     counts = counts + (1 - counts.amax(1, keepdim=True))  # none visible: let every joint count
-    away = (1 - counts)[:, :, None] * 1e4  # pushes the others out of the running
-    return (joints + away).amin(1), (joints - away).amax(1), counts
+    others = _step(1 - counts, 0.001)[:, :, None]
+    kept = joints * (1 - others)
+    # the others move to the far corner of all joints, beyond which no joint that counts can lie
+    low = (kept + others * joints.amax(1, keepdim=True)).amin(1)
+    high = (kept + others * joints.amin(1, keepdim=True)).amax(1)
+    return low, high, counts
 
 
 def _margin_features(low: Tensor, high: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Regressors (B, 3 + K, A) of the margins, and the extent's diagonal (B, 1, A) in pixels, their unit."""
-    side = high - low
-    unit = ((side / 64) ** 2).sum(1, keepdim=True).sqrt().clamp(min=1 / 64) * 64  # float16 holds no square of 256
+    """Regressors (B, 3 + K, A) of the margins, and their unit, the extent's diagonal (B, 1, A) in multiples of SPAN pixels."""
+    side = (high - low) / SPAN
+    unit = (side**2).sum(1, keepdim=True).sqrt().clamp(min=1 / SPAN)  # one pixel at least
     return torch.cat((counts[:, :1] * 0 + 1, side / unit, counts), 1), unit
 
 
@@ -287,7 +297,7 @@ def derive_boxes(joints: Tensor, weight: Tensor, margins: Tensor) -> Tensor:
     """
     low, high, counts = _extent(joints, weight)
     features, unit = _margin_features(low, high, counts)
-    grow = torch.matmul(margins.to(joints.dtype), features).clamp(min=0) * unit  # (B, 4, A)
+    grow = torch.matmul(margins.to(joints.dtype), features).clamp(min=0) * unit * SPAN  # (B, 4, A)
     return torch.cat((low - grow[:, :2], high + grow[:, 2:]), 1)
 
 
@@ -311,7 +321,7 @@ def fit_margins(joints: Tensor, boxes: Tensor, ridge: float = 5.0) -> Tensor:
     xy = joints[..., :2].permute(1, 2, 0)[None]  # (1, K, 2, N): the persons stand where cells stand
     low, high, counts = _extent(xy, (joints[..., 2] > 0).double().T[None])
     features, unit = _margin_features(low, high, counts)
-    x, u = features[0].T, unit[0].T  # (N, 3 + K), (N, 1)
+    x, u = features[0].T, unit[0].T * SPAN  # (N, 3 + K), (N, 1)
     wanted = torch.cat((low[0].T - boxes[:, :2], boxes[:, 2:] - high[0].T), 1) / u
     weight = (u / size[:, None]).clamp(max=2.0)  # errors count relative to the box, as in IoU
     x, wanted = x * weight, wanted * weight

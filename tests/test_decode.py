@@ -208,6 +208,31 @@ def test_boxes_by_hand() -> None:
     assert box_of(three, [1.0, 1.0, 0.0], margins) == pytest.approx([10 - 5, 20 - 15, 40 + 10, 60 + 10])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_extent_at_any_coordinate(dtype: torch.dtype) -> None:
+    """A hidden joint pushes nothing in a large image either: float16 holds pixels up to 65,504, float32 any."""
+    torch.manual_seed(0)
+    for scale in (1e2, 1e4, 3e4, 6e4, *(() if dtype is torch.float16 else (1e6, 1e9))):
+        joints = (torch.rand(3, 9, 2, 50, dtype=torch.float64) * scale).to(dtype)
+        seen = torch.rand(3, 9, 50) > 0.6
+        seen[:, :, 0] = False
+        seen[:, 4, 1:] = True
+        boxes = derive_boxes(joints, seen.to(dtype), torch.zeros(4, 3 + 9))
+        counts = (seen | ~seen.any(1, keepdim=True))[:, :, None]
+        assert torch.equal(boxes[:, :2], joints.where(counts, torch.tensor(torch.inf, dtype=dtype)).amin(1))
+        assert torch.equal(boxes[:, 2:], joints.where(counts, torch.tensor(-torch.inf, dtype=dtype)).amax(1))
+
+
+def test_margins_of_large_persons_in_half_precision() -> None:
+    """The diagonal, the margins' unit, does not overflow float16: 20,000 px of height give 2,000 px where a tenth is asked."""
+    margins = torch.zeros(4, 3 + 2)
+    margins[:, 0] = 0.1
+    joints = torch.tensor([[10.0, 20.0], [40.0, 20020.0]], dtype=torch.float16)[None, :, :, None]
+    x1, y1, x2, y2 = derive_boxes(joints, torch.ones(1, 2, 1, dtype=torch.float16), margins)[0, :, 0].tolist()
+    assert (x1, x2) == (pytest.approx(10 - 2000, rel=0.01), pytest.approx(40 + 2000, rel=0.01))
+    assert (y1, y2) == (pytest.approx(20 - 2000, rel=0.01), pytest.approx(20020 + 2000, rel=0.01))
+
+
 def test_boxes_where_no_joint_is_visible_take_all() -> None:
     """A person all of whose joints are doubted still gets a box around them, not one at infinity."""
     assert box_of([[10.0, 20.0], [40.0, 60.0]], [0.1, 0.4], torch.zeros(4, 5)) == [10, 20, 40, 60]
@@ -259,6 +284,9 @@ def test_fit_recovers_planted_margins() -> None:
     assert torch.allclose(found[:, seen_always].sum(1), planted[:, seen_always].sum(1), atol=1e-3)
     again = derive_boxes(joints[..., :2].permute(1, 2, 0)[None], (joints[..., 2].T > 0).float()[None], found)[0].T
     assert (again - boxes).abs().max() < 0.1  # pixels
+    shift = torch.tensor([30000.0, 40000.0])  # persons of a scan: the fit knows no place
+    moved = torch.where(joints[..., 2:] > 0, joints + torch.tensor([*shift, 0.0]), joints)
+    assert torch.allclose(fit_margins(moved, boxes + shift.repeat(2), ridge=1e-6), found, atol=1e-2)
     default = fit_margins(joints, boxes)  # with the shipped ridge the boxes stay within a pixel or two
     again = derive_boxes(joints[..., :2].permute(1, 2, 0)[None], (joints[..., 2].T > 0).float()[None], default)[0].T
     assert (again - boxes).abs().mean() < 1

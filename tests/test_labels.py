@@ -11,7 +11,9 @@ import torch
 from ultralytics.cfg import get_cfg
 
 from erpose_yolo.data.dataset import build_dataset
-from erpose_yolo.data.labels import MIN_SIDE, ColumnError, LabelError, parse_labels
+from erpose_yolo.data.labels import POINT_SIDE, ColumnError, LabelError, complete_boxes, parse_labels
+from erpose_yolo.decode import default_margins, derive_boxes
+from erpose_yolo.oks import object_area
 
 K = 5
 BOX = [0.5, 0.5, 0.4, 0.6]
@@ -41,7 +43,33 @@ def test_rows_with_and_without_boxes_stand_in_one_file(tmp_path: Path) -> None:
 def test_a_person_on_one_point_or_one_line_has_a_box(tmp_path: Path, joints: list[float]) -> None:
     """Augmentation drops objects whose box has no size: such a person would never be learnt."""
     _, boxes, _ = parse_labels(write(tmp_path / "a.txt", [0, *joints]), (K, 3), 1, (640, 480))
-    assert (boxes[0, 2:] * [640, 480] >= MIN_SIDE * 640 - 1e-3).all()
+    assert (boxes[0, 2:] * [640, 480] >= POINT_SIDE * 640 - 1e-3).all()
+
+
+def test_a_small_person_of_a_large_image_keeps_its_area() -> None:
+    """Only a person without extent needs a least side. A least side of 100 px in 4,000 for all made this person's OKS area 2.5
+    times too large, and its keypoints were scored as if the person were 1.6 times as large."""
+    size = (4000, 3000)
+    place, tall, wide = np.array([2000.0, 1500.0]), 60.0, 40.0
+    joints = np.array([[0, 0, 2], [wide, 0.2 * tall, 2], [0.3 * wide, tall, 1], [wide, 0.7 * tall, 2], [0, 0, 0]])
+    joints[:4, :2] += place
+    xy, seen = torch.from_numpy(joints[:, :2]).T[None].transpose(1, 2)[..., None], torch.from_numpy(joints[:, 2] > 0).double()
+    true = derive_boxes(xy, seen[None, :, None], default_margins(K))[0].T
+    found = complete_boxes(np.full((1, 4), np.nan), (joints / [*size, 1])[None], size)[0] * np.tile(size, 2)
+    box = torch.tensor([[*(found[:2] - found[2:] / 2), *(found[:2] + found[2:] / 2)]])
+    torch.testing.assert_close(box, true, atol=1e-6, rtol=0)
+    before = torch.cat((true[:, :2], true[:, :2] + (true[:, 2:] - true[:, :2]).clamp(min=100)), 1)
+    assert float(object_area(before) / object_area(box)) == pytest.approx(2.5, abs=0.05)
+
+
+@pytest.mark.parametrize("far", [[8.0, 0.0], [0.0, 8.0], [8.0, 0.1]])
+def test_a_line_is_as_wide_as_its_length_says(far: list[float]) -> None:
+    """Two shoulders of a small person in a large image: their box grows with them, and not with the image."""
+    size = (4000, 3000)
+    joints = np.zeros((1, K, 3))
+    joints[0, :2, :2], joints[0, :2, 2] = np.array([[100.0, 200.0], np.add([100.0, 200.0], far)]) / size, 2
+    sides = complete_boxes(np.full((1, 4), np.nan), joints, size)[0, 2:] * size
+    assert sides.max() == pytest.approx(10.4, abs=0.4) and sides.min() == pytest.approx(sides.max() / 4)
 
 
 def test_two_columns_per_joint(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from erpose_yolo.decode import default_margins, derive_boxes
+from erpose_yolo.oks import MIN_ASPECT
 
-# Least side of a box that is derived from joints, as a share of the picture's long side: 16 px of 640. A person known by
-# one joint, or by joints on one line, has no extent, and augmentation drops objects whose box has none.
-MIN_SIDE = 1 / 40
+# Sides of the box of a person without extent (one joint, or all in one place), as a share of the image's long side: 16 px of
+# 640. Augmentation drops objects whose box has no size. Joints on one line have a length, of which MIN_ASPECT is the least
+# width, as in the area rule of OKS.
+POINT_SIDE = 1 / 40
 
 # A side below this share of the picture is none: a thousandth of a pixel of 1,000.
 EMPTY = 1e-6
@@ -103,7 +105,9 @@ def complete_boxes(boxes: np.ndarray, joints: np.ndarray, size: tuple[int, int])
     visible = (points[..., 2] > 0).double().T[None]
     xy = (points[..., :2] * scale).permute(1, 2, 0)[None]
     corners = derive_boxes(xy, visible, default_margins(joints.shape[1]))[0].T  # (n, 4) pixels
-    centre, side = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]).clamp(min=MIN_SIDE * max(size))
+    centre, side = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+    longest = side.amax(1, keepdim=True)
+    side = torch.maximum(side, torch.where(longest < 1, POINT_SIDE * max(size), MIN_ASPECT * longest))
     low = ((centre - side / 2) / scale).clamp(0, 1)
     high = ((centre + side / 2) / scale).clamp(0, 1)
     out = boxes.copy()

@@ -206,8 +206,9 @@ class ERPoseLoss:
         outputs = {k: v.float() for k, v in outputs.items()}
         scene = self._scene(outputs, targets, shapes)
         dense = at(s.dense_weight, progress) if s.supervision == "dual" else float(s.supervision == "one2many")
-        zero = sum((v.sum() * 0.0 for v in outputs.values()), torch.zeros((), device=scene.centres.device))
-        items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)  # every output is in the graph, persons or not
+        # every output is in the graph, persons or not (distributed training needs it); no value of it is read, as 0 * inf is NaN
+        zero = sum((v[:0].sum() for v in outputs.values()), torch.zeros((), device=scene.centres.device))
+        items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)
 
         looks: tuple[dict[str, Tensor], Pairs] | None = None
         for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):

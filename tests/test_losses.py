@@ -252,6 +252,20 @@ def test_batch_without_people() -> None:
     assert (outputs["one2one"].grad > 0).all()  # every score is pushed down
 
 
+@pytest.mark.parametrize("wild", [math.inf, -math.inf, math.nan])
+def test_what_nobody_learns_may_be_anything(wild: float) -> None:
+    """A pose that overflows in a background cell is nobody's: loss and gradients are those of the batch without it."""
+    targets = targets_of([1], people(1, 96))
+    calm, upset = outputs_of(2, 96), outputs_of(2, 96)
+    with torch.no_grad():
+        for name, value in upset.items():
+            if name not in ("one2many", "one2one", "heatmaps"):  # these learn background
+                value[0, ..., 7] = wild
+    assert run(criterion(), upset, targets, 96)[0] == run(criterion(), calm, targets, 96)[0]
+    for name, value in upset.items():
+        assert torch.equal(value.grad, calm[name].grad), name
+
+
 def test_image_without_people_among_others() -> None:
     """An empty image beside a full one pushes its scores down and moves no joint."""
     outputs = outputs_of(3, 64)

@@ -168,6 +168,41 @@ def box_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull
 
 
+def outside_boxes(image: Tensor, box: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[float], batch: int) -> Tensor:
+    """Cells whose centre lies in no box of their image.
+
+    Each box adds one to the cells inside, written as the differences at its four corners and summed up once per level: memory
+    and time grow with cells plus boxes, not with their product, and nothing is read back from the device.
+
+    Args:
+        image: (R,) image index of each box.
+        box: (R, 4) corners in pixels.
+        shapes: (height, width) in cells per level.
+        strides: pixels per cell of each level.
+        batch: B.
+
+    Returns:
+        (B, A) bool.
+    """
+    if len(image) == 0:
+        return torch.ones((batch, sum(h * w for h, w in shapes)), dtype=torch.bool, device=box.device)
+    levels = []
+    for (h, w), s in zip(shapes, strides, strict=True):
+        ends = []
+        for low, high, n in ((box[:, 0], box[:, 2], w), (box[:, 1], box[:, 3], h)):
+            centre = (torch.arange(n, device=box.device, dtype=box.dtype) + 0.5) * s
+            first = torch.searchsorted(centre, low.contiguous(), right=True)  # the first centre beyond the low side
+            ends.append((first, torch.maximum(torch.searchsorted(centre, high.contiguous()), first)))
+        steps = torch.zeros((batch, h + 1, w + 1), dtype=torch.int32, device=box.device)
+        for i, column in enumerate(ends[0]):
+            for j, row in enumerate(ends[1]):
+                one = torch.full_like(image, 1 if i == j else -1, dtype=torch.int32)
+                steps.index_put_((image, row, column), one, accumulate=True)
+        inside = steps.cumsum(1, dtype=steps.dtype).cumsum(2, dtype=steps.dtype)
+        levels.append(inside[:, :h, :w].flatten(1) == 0)
+    return torch.cat(levels, 1)
+
+
 class ERPoseLoss:
     """Assignment and losses of one batch.
 
@@ -236,9 +271,7 @@ class ERPoseLoss:
                 f"offsets must be (B, K, 2, A) with K={targets.joints.shape[1]} joints of the targets and "
                 f"A={centres.shape[1]} cells of the levels {list(shapes)}, got {tuple(offsets.shape)}"
             )
-        background = torch.ones((len(offsets), centres.shape[1]), dtype=torch.bool, device=centres.device)
-        for image, box in zip(targets.ignore_image.tolist(), targets.ignore_box, strict=True):
-            background[image] &= ~((centres > box[:2, None]) & (centres < box[2:, None])).all(0)
+        background = outside_boxes(targets.ignore_image, targets.ignore_box, shapes, self.strides, len(offsets))
         found = assigner.find_candidates(
             targets.joints, targets.area, shapes, self.strides, self.settings.window, self.settings.gate
         )

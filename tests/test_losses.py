@@ -20,6 +20,7 @@ from erpose_yolo.losses import (
     Targets,
     box_overlap,
     heatmap_targets,
+    outside_boxes,
     plain_oks_loss,
     pose_loss,
     smooth_oks_loss,
@@ -292,6 +293,33 @@ def test_ignore_regions(with_person: bool) -> None:
     finest = inside[: (size // 8) ** 2]
     heat = outputs["heatmaps"].grad
     assert (heat[0][:, finest] <= 0).all() and (heat[1] > 0).all() and (heat[0][:, ~finest] > 0).any()
+
+
+def test_ignore_regions_cell_by_cell() -> None:
+    """Any boxes, also inside out, without extent, beyond the image or with sides on centres, against asking each cell."""
+    g = torch.Generator().manual_seed(0)
+    shapes, strides, batch = [(6, 9), (3, 5), (2, 3)], STRIDES, 3
+    centres, _ = make_cells(shapes, strides, torch.zeros(1))
+    boxes = torch.rand(60, 4, generator=g) * 120 - 30
+    boxes[:20] = (boxes[:20] / 4).round() * 4  # centres of cells among them
+    boxes[20:40, 2:] += 40
+    image = torch.randint(0, batch - 1, (60,), generator=g)
+    for chosen in (slice(0, 0), slice(0, 20), slice(20, 23), slice(38, 60), slice(0, 60)):
+        wanted = torch.ones(batch, centres.shape[1], dtype=torch.bool)
+        for i, box in zip(image[chosen].tolist(), boxes[chosen]):
+            wanted[i] &= ~((centres > box[:2, None]) & (centres < box[2:, None])).all(0)
+        assert torch.equal(outside_boxes(image[chosen], boxes[chosen], shapes, strides, batch), wanted)
+        assert wanted[-1].all() and (chosen == slice(0, 0) or not wanted.all())
+
+
+def test_ignore_regions_read_nothing_back_and_build_no_table() -> None:
+    """Four hundred regions in a batch of 64: no value goes to the host (meta tensors have none), memory grows with the cells."""
+    image, boxes = torch.zeros(400, dtype=torch.long), torch.rand(400, 4) * 640
+    with Largest() as mode:
+        outside_boxes(image, boxes, shapes_of(640), STRIDES, 64)
+    assert mode.elements <= 64 * cells(640)
+    found = outside_boxes(image.to("meta"), boxes.to("meta"), shapes_of(640), STRIDES, 64)
+    assert found.shape == (64, cells(640))
 
 
 def test_two_identical_people() -> None:

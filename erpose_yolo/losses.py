@@ -413,9 +413,10 @@ class ERPoseLoss:
         """Penalty-reduced focal loss of joint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled joint."""
         wanted = heatmap_targets(scene.targets, self.sigmas, scene.shapes, self.strides, logits)
         keep = scene.background[:, None, : logits.shape[2]]
-        p = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
         peak = wanted == 1
-        loss = torch.where(peak, (1 - p).square() * -p.log(), (1 - wanted) ** 4 * p.square() * -(1 - p).log() * keep)
+        margin = torch.where(peak, logits, -logits)  # log-odds of being right
+        weight = torch.where(peak, 1.0, (1 - wanted) ** 4 * keep)
+        loss = weight * (-margin).sigmoid().square() * -F.logsigmoid(margin)  # no clamped log: it has no gradient at -12
         return loss.sum() / normaliser(peak.sum())
 
 

@@ -598,6 +598,33 @@ def test_heatmaps_keep_the_higher_bump() -> None:
     assert maps.max() == 1 and 0 < maps[2, 0] < 1
 
 
+def test_buried_peaks_come_back() -> None:
+    """However sure a heatmap is of the wrong thing, it is taught the right one, in a half type's range, too."""
+    place = torch.tensor([[[20.0, 20.0, 2.0]]])
+    target = targets_of([0], place)
+    scene = criterion()._scene({"offsets": torch.zeros(1, 1, 2, cells(64))}, target, shapes_of(64))
+    for logit in (-12.0, -30.0, -1e4):
+        logits = torch.full((1, 1, 64), logit, requires_grad=True)
+        ERPoseLoss(Settings(), torch.tensor([0.1]), STRIDES)._heatmap_loss(logits, scene).backward()
+        peak = 2 * 8 + 2
+        assert logits.grad[0, 0, peak].item() == pytest.approx(-1, abs=1e-3)
+        sure = torch.full((1, 1, 64), -logit, requires_grad=True)
+        ERPoseLoss(Settings(), torch.tensor([0.1]), STRIDES)._heatmap_loss(sure, scene).backward()
+        assert sure.grad[0, 0, 0].item() == pytest.approx(1, abs=1e-3), "nor a peak where nobody is"
+
+
+def test_heatmap_loss_by_hand() -> None:
+    """CornerNet's eq. 1 with exponents 2 and 4, in probabilities."""
+    torch.manual_seed(0)
+    target = targets_of([0, 1], people(2, 64))
+    loss, logits = criterion(), torch.randn(2, K, 64) * 2 - 1
+    scene = loss._scene(outputs_of(2, 64), target, shapes_of(64))
+    wanted, p = heatmap_targets(target, loss.sigmas, shapes_of(64), STRIDES, logits), logits.double().sigmoid()
+    peak = wanted == 1
+    each = torch.where(peak, (1 - p) ** 2 * -p.log(), (1 - wanted.double()) ** 4 * p**2 * -(1 - p).log())
+    assert loss._heatmap_loss(logits, scene).item() == pytest.approx(float(each.sum() / peak.sum()), rel=1e-5)
+
+
 # --- memory -------------------------------------------------------------------------------------------------------
 
 

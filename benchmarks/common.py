@@ -1,16 +1,17 @@
-"""What the benchmarks share: contestants, a data loader without augmentation, the machine, and tables."""
+"""What the benchmarks share: models, images without augmentation, result files, and tables."""
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # Ultralytics sets it to 1 at import
 
 import cv2
 import numpy as np
@@ -18,29 +19,43 @@ import torch
 from ultralytics.cfg import get_cfg
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import PoseModel
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, TQDM
 
 from erpose_yolo.network import ERPoseModel, load_model_yaml
 from erpose_yolo.oks import object_area
 
 RESULTS = Path(__file__).parent / "results"
-LOGGER.setLevel("WARNING")
+PEERS = ("yolov8n-pose", "yolo11n-pose", "yolo26n-pose")
+OURS = ("erpose-n", "erpose11-n", "erpose8-n")
+Record = dict[str, Any]
 
 
-def build(name: str, seed: int = 0, epochs: int = 100, settings: dict[str, Any] | None = None) -> torch.nn.Module:
-    """A contestant from random weights, one class, 17 joints; peers as Ultralytics ships them.
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Command line of a benchmark, its help being the module's docstring. Ultralytics is quiet from now on."""
+    LOGGER.setLevel("WARNING")
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+# --- models and data ---
+
+
+def build(
+    name: str, seed: int = 0, epochs: int = 100, settings: dict[str, Any] | None = None, kind: type[ERPoseModel] = ERPoseModel
+) -> torch.nn.Module:
+    """A model with random weights, one class, 17 keypoints; peers as Ultralytics ships them.
 
     Args:
         name: erpose-n, erpose11-n, erpose8-n ..., or a stock name such as yolo26n-pose.
         seed: of the weights.
         epochs: length of the training, for loss schedules.
         settings: overrides of the ``erpose:`` block.
+        kind: class of ours, a subclass for a baseline.
     """
     torch.manual_seed(seed)
     if name.startswith("erpose"):
         cfg = load_model_yaml(f"{name}.yaml")
         cfg["erpose"] = {**(cfg.get("erpose") or {}), **(settings or {})}
-        model: torch.nn.Module = ERPoseModel(cfg, nc=1, verbose=False)
+        model: torch.nn.Module = kind(cfg, nc=1, verbose=False)
     else:
         model = PoseModel(f"{name}.yaml", nc=1, data_kpt_shape=[17, 3], verbose=False)
         if hasattr(model.model[-1], "one2one_cv2"):
@@ -50,76 +65,24 @@ def build(name: str, seed: int = 0, epochs: int = 100, settings: dict[str, Any] 
     return model
 
 
-def machine() -> str:
-    """One line on what the figures were taken on."""
-    cpu = platform.processor() or platform.machine()
-    with_info = Path("/proc/cpuinfo")
-    if with_info.exists():
-        names = [line.split(":", 1)[1].strip() for line in with_info.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu}, {torch.get_num_threads()} of {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
-
-
-def machines(runs: Sequence[dict[str, Any]]) -> str:
-    """Which runs were made where: the machine, or where there are several each with its runs.
-
-    Args:
-        runs: with "machine", "model", "seed" and, of variants, "label".
-    """
-    names: dict[str, dict[str, list[int]]] = {}
-    for run in runs:
-        of = names.setdefault(run["machine"], {}).setdefault(": ".join(filter(None, (run["model"], run.get("label")))), [])
-        of += [run["seed"]] * (run["seed"] not in of)
-    if len(names) == 1:
-        return next(iter(names))
-    several = [name for of in names.values() for name in of]
-
-    def words(name: str, seeds: list[int]) -> str:
-        """A contestant whose seeds ran on several machines says which ran here."""
-        return f"{name} (seed {', '.join(map(str, seeds))})" if several.count(name) > 1 else name
-
-    return "  \n".join(f"{at}: {'; '.join(words(*one) for one in of.items())}" for at, of in names.items())
-
-
-def write(name: str, record: dict[str, Any], table: str) -> None:
-    """Save a result as JSON and Markdown in results/, and print the table, with the machine of each run below it.
-
-    Runs that say where they were made (:func:`machines`) keep that, whoever writes the file anew.
-    """
-    RESULTS.mkdir(exist_ok=True)
-    runs = [run for run in record.get("runs", ()) if isinstance(run, dict) and "machine" in run]
-    record = record if runs else {"machine": machine(), **record}
-    half = RESULTS / f"{name}.{os.getpid()}.part"
-    half.write_text(json.dumps(record, indent=1) + "\n")
-    half.replace(RESULTS / f"{name}.json")  # at once: another process may be reading it
-    text = f"{table}\n\n{machines(runs) if runs else record['machine']}\n"
-    (RESULTS / f"{name}.md").write_text(text)
-    print(text)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Median and range of repeated measurements."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+def modes(model: str) -> dict[str, bool | None]:
+    """How a model is deployed: label -> Ultralytics' ``nms`` argument. YOLO26 has two modes."""
+    if model.startswith("erpose"):
+        return {"": None}
+    return {" one-to-one": False, " NMS": True} if "26" in model else {" NMS": True}
 
 
 def load_split(data: str | Path, split: str, size: int, keep: Callable[[np.ndarray], bool] = lambda rows: True) -> list:
-    """Letterboxed pictures of a YOLO-pose data set, in memory, without augmentation.
+    """Letterboxed images of a YOLO-pose data set, in memory, without augmentation.
 
     Args:
-        data: data YAML with 17-joint rows.
+        data: data YAML with 17-keypoint rows.
         split: train or val.
         size: side of the square input in pixels.
-        keep: told the label rows (N, 56) of a picture, says whether to take it.
+        keep: gets the label rows (N, 56) of an image and says whether to take it.
 
     Returns:
-        List of (image (3, size, size) uint8 RGB, boxes (N, 4) x y w h of the centre form in pixels, joints (N, 17, 3)).
+        List of (image (3, size, size) uint8 RGB, boxes (N, 4) x y w h of the centre form in pixels, keypoints (N, 17, 3)).
     """
     images = Path(check_det_dataset(str(data))[split])
     out = []
@@ -136,9 +99,9 @@ def load_split(data: str | Path, split: str, size: int, keep: Callable[[np.ndarr
         canvas = np.full((size, size, 3), 114, np.uint8)
         canvas[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
         boxes = rows[:, 1:5] * [w, h, w, h] + [left, top, 0, 0]
-        joints = rows[:, 5:].reshape(-1, 17, 3) * [w, h, 1] + [left, top, 0]
-        joints[joints[..., 2] == 0] = 0
-        out.append((canvas[..., ::-1].transpose(2, 0, 1).copy(), boxes, joints))
+        keypoints = rows[:, 5:].reshape(-1, 17, 3) * [w, h, 1] + [left, top, 0]
+        keypoints[keypoints[..., 2] == 0] = 0
+        out.append((canvas[..., ::-1].transpose(2, 0, 1).copy(), boxes, keypoints))
     return out
 
 
@@ -146,23 +109,28 @@ def collate(samples: Sequence[tuple], device: str = "cpu") -> dict[str, torch.Te
     """Ultralytics batch of :func:`load_split` samples."""
     size = samples[0][0].shape[-1]
     boxes = torch.tensor(np.concatenate([s[1] for s in samples]), dtype=torch.float32) / size
-    joints = torch.tensor(np.concatenate([s[2] for s in samples]), dtype=torch.float32)
-    joints[..., :2] /= size
+    keypoints = torch.tensor(np.concatenate([s[2] for s in samples]), dtype=torch.float32)
+    keypoints[..., :2] /= size
     owner = torch.cat([torch.full((len(s[1]),), float(i)) for i, s in enumerate(samples)])
     batch = {
         "img": torch.tensor(np.stack([s[0] for s in samples])).float() / 255,
         "batch_idx": owner,
         "cls": torch.zeros(len(owner), 1),
         "bboxes": boxes,
-        "keypoints": joints,
+        "keypoints": keypoints,
     }
     return {k: v.to(device) for k, v in batch.items()}
 
 
+def corners(boxes: np.ndarray) -> torch.Tensor:
+    """(N, 4) x1 y1 x2 y2 from boxes (N, 4) in centre form."""
+    b = torch.tensor(boxes)
+    return torch.cat((b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2), 1)
+
+
 def areas(boxes: np.ndarray) -> np.ndarray:
     """Object areas by the area rule, from (N, 4) boxes in centre form, pixels."""
-    b = torch.tensor(boxes)
-    return object_area(torch.cat((b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2), 1)).numpy()
+    return object_area(corners(boxes)).numpy()
 
 
 def random_batch(size: int, images: int, persons: int, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -172,8 +140,151 @@ def random_batch(size: int, images: int, persons: int, seed: int = 0) -> dict[st
     for _ in range(images):
         side = rng.uniform(0.05, 0.5, (persons, 1)) * size * [0.5, 1.0]
         centre = rng.uniform(0.2, 0.8, (persons, 2)) * size
-        joints = centre[:, None] + rng.uniform(-0.45, 0.45, (persons, 17, 2)) * side[:, None]
+        keypoints = centre[:, None] + rng.uniform(-0.45, 0.45, (persons, 17, 2)) * side[:, None]
         seen = rng.integers(0, 3, (persons, 17, 1))
         image = rng.integers(0, 255, (3, size, size), dtype=np.uint8)
-        samples.append((image, np.concatenate((centre, side), 1), np.concatenate((joints, seen), 2)))
+        samples.append((image, np.concatenate((centre, side), 1), np.concatenate((keypoints, seen), 2)))
     return collate(samples)
+
+
+def memory_of(field: str) -> int:
+    """A field of /proc/self/status, such as VmRSS, in bytes (Linux)."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field + ":"))
+    return int(line.split()[1]) * 1024
+
+
+# --- result files ---
+
+
+def machine() -> str:
+    """One line on what the figures were taken on."""
+    cpu = platform.processor() or platform.machine()
+    with_info = Path("/proc/cpuinfo")
+    if with_info.exists():
+        names = [line.split(":", 1)[1].strip() for line in with_info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu}, {torch.get_num_threads()} of {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
+
+
+def machines(record: Record) -> str:
+    """Where a table was measured: one machine, or where there are several each with its runs ("model", "label", "seed")."""
+    if "machine" in record:
+        return str(record["machine"])
+    names: dict[str, dict[str, list[int]]] = {}
+    for run in record["runs"]:
+        of = names.setdefault(run["machine"], {}).setdefault(": ".join(filter(None, (run["model"], run.get("label")))), [])
+        of += [run["seed"]] * (run["seed"] not in of)
+    if len(names) == 1:
+        return next(iter(names))
+    several = [name for of in names.values() for name in of]
+
+    def words(name: str, seeds: list[int]) -> str:
+        """A model whose seeds ran on several machines says which ran here."""
+        return f"{name} (seed {', '.join(map(str, seeds))})" if several.count(name) > 1 else name
+
+    return "; ".join(f"{at}: {', '.join(words(*one) for one in of.items())}" for at, of in names.items())
+
+
+def read(name: str) -> Record:
+    """A result file; empty where there is none."""
+    file = RESULTS / f"{name}.json"
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def save(name: str, record: Record, table: Callable[[Record], str]) -> None:
+    """Write results/NAME.json and print its table. The machine is added unless each run has its own."""
+    RESULTS.mkdir(exist_ok=True)
+    runs = record.get("runs")
+    if not (isinstance(runs, list) and runs and "machine" in runs[0]):
+        record = {"machine": machine(), **record}
+    part = RESULTS / f"{name}.{os.getpid()}.part"
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(RESULTS / f"{name}.json")  # at once: another process may be reading it
+    print(f"{table(record)}\n\n{machines(record)}")
+
+
+def finished(name: str, setup: dict[str, Any]) -> list[Record]:
+    """Runs that a result file holds; read anew each time, as another process may have added some.
+
+    Raises:
+        ValueError: their setup is another one.
+    """
+    old = read(name)
+    if old and old["setup"] != json.loads(json.dumps(setup)):
+        raise ValueError(f"results/{name}.json holds runs of another setup, {old['setup']}. Fix: give --name for a second table.")
+    return list(old.get("runs", []))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else adds to the result files of a folder meanwhile."""
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # which unlocks
+
+
+def is_finished(name: str, setup: dict[str, Any], who: dict[str, Any]) -> bool:
+    """Whether results/NAME.json holds the run that ``who`` identifies."""
+    return any(who.items() <= run.items() for run in finished(name, setup))
+
+
+def complete(
+    name: str,
+    setup: dict[str, Any],
+    todo: Sequence[dict[str, Any]],
+    run: Callable[..., list[Record]],
+    table: Callable[[Record], str],
+    order: Callable[[list[Record]], list[Record]] = list,
+) -> None:
+    """Make the runs that results/NAME.json lacks, and save after each. Several processes may fill one file.
+
+    Args:
+        name: of the result file.
+        setup: what all of its runs share.
+        todo: what identifies each run.
+        run: takes the entries of one ``todo`` as keywords, and returns one record per mode in which the model is deployed.
+        table: of the record {"setup", "runs"}.
+        order: of the runs.
+    """
+    for who in TQDM(todo, desc=name, disable=False):
+        if is_finished(name, setup, who):
+            continue
+        new = [{**who, **record, "machine": machine()} for record in run(**who)]
+        with locked(RESULTS):
+            save(name, {"setup": setup, "runs": order(finished(name, setup) + new)}, table)
+
+
+# --- tables ---
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def median_range(values: Sequence[float], digits: int = 3) -> str:
+    """Median and range of repeated measurements."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def mean_range(values: Sequence[float], digits: int = 1, scale: float = 100) -> str:
+    """Mean over seeds, and their range where there are several; in per cent unless ``scale`` says otherwise."""
+    mean = f"{statistics.mean(values) * scale:.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values) * scale:.{digits}f} to {max(values) * scale:.{digits}f})"
+
+
+def grouped(runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """Runs by what stands in the first column of a table: model, label and mode. Seeds share a row."""
+    out: dict[str, list[Record]] = {}
+    for run in runs:
+        label = f": {run['label']}" if run.get("label") else ""
+        out.setdefault(f"{run['model']}{label}{run.get('mode', '')}", []).append(run)
+    return out

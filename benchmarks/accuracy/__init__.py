@@ -1,0 +1,1 @@
+"""Accuracy: what models learn, and whom they find."""

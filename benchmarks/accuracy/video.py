@@ -1,0 +1,260 @@
+"""Video: identities kept and keypoints steadied, on clips of moving synthetic people whose truth is known (moving_people.py).
+
+    pip install trackeval
+    python -m benchmarks.accuracy.video                             # true keypoints with noise, no weights
+    python -m benchmarks.accuracy.video --seeds 0 1 --weights "erpose-n=runs/compare/compare-synth/erpose-n-{seed}/weights/last.pt"
+
+Tracking: every model runs on every frame once. ByteTrack and BoT-SORT then follow its persons through Ultralytics' own
+tracking callback, as ``model.track(frame, persist=True)`` does, with a fresh tracker for each clip; YOLO26 in both modes. A
+track starts at a score of --conf and continues down to 0.4 of it, which at 0.25 are the trackers' own settings. The rows of
+true keypoints show what the trackers themselves lose.
+
+IDF1, ID switches and recall come from TrackEval. A track matches a person where the OKS of its keypoints is 0.5 or more, with
+COCO's sigmas and the area of the visible box: the same rule for all, and it does not depend on boxes. IDF1 by box IoU of 0.5
+stands beside it; that evaluates the trackers' boxes, and ours are derived from keypoints.
+
+Smoothing: the One-Euro filter of ``track(smooth=...)`` on true keypoints with Gaussian noise and on each model's ByteTrack
+tracks. The error is that of labelled keypoints of tracks matched to a person (OKS 0.5, unsmoothed); a keypoint that leaves the
+image while its track lives is left out. Jitter: rms of the error's second difference. Lag: the shift in time at which the
+keypoints fit the truth best, from a parabola through the squared error of whole-frame shifts. Models' own errors last longer
+than a frame, unlike the noise, and no low pass removes those.
+
+A finished run is not repeated; other weights are another run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from ultralytics import YOLO
+from ultralytics.engine.results import Results
+from ultralytics.trackers.track import TRACKER_MAP, on_predict_postprocess_end
+from ultralytics.utils import TQDM, YAML, IterableSimpleNamespace
+from ultralytics.utils.checks import check_yaml
+
+from benchmarks import common
+from benchmarks.accuracy import moving_people
+from benchmarks.common import modes
+from erpose_yolo import ERPose
+from erpose_yolo.data.synth.scene import box_iou
+from erpose_yolo.oks import object_area, oks, sigmas_for
+from erpose_yolo.smoothing import PoseSmoother
+
+Clip = list[moving_people.Frame]
+Detector = Callable[[Clip], list[Results]]
+TRACKERS = ("bytetrack", "botsort")
+LOW = 0.4  # of the starting score: 0.1 / 0.25, as in bytetrack.yaml and botsort.yaml
+MATCH = 0.5  # OKS or IoU from which a track is a person
+# made-up detectors: noise in px and share of missed persons
+ORACLES = {"true keypoints": (0.0, 0.0), "1 px off": (1.0, 0.0), "2 px off, 10 % missed": (2.0, 0.1)}
+SHIFTS = range(-6, 13)  # frames
+
+
+def from_truth(clip: Clip, noise: float, missed: float) -> list[Results]:
+    """Results of a made-up detector.
+
+    Args:
+        clip: the truth.
+        noise: deviation of keypoints and box corners in px.
+        missed: share of the persons left out, in each frame anew.
+    """
+    rng, out = np.random.default_rng(0), []
+    for frame in clip:
+        kept = rng.random(len(frame.ids)) >= missed
+        keypoints, corners = frame.keypoints[kept].copy(), frame.boxes[kept]
+        keypoints[..., :2] += rng.normal(0, noise, keypoints[..., :2].shape)
+        keypoints[..., 2] = 1
+        rows = np.concatenate((corners + rng.normal(0, noise, corners.shape), np.tile((0.9, 0), (len(corners), 1))), 1)
+        tensors = {"boxes": torch.tensor(rows, dtype=torch.float32), "keypoints": torch.tensor(keypoints)}
+        out.append(Results(frame.image, "", {0: "person"}, **tensors))
+    return out
+
+
+def detector(name: str, path: Path, nms: bool | None, args: argparse.Namespace) -> Detector:
+    """A trained model that finds the persons in every frame of a clip."""
+    model = (ERPose if name.startswith("erpose") else YOLO)(str(path))
+    options = {"conf": LOW * args.conf, "imgsz": args.imgsz, "device": args.device, "verbose": False}
+    options |= {} if nms is None else {"nms": nms}
+    return lambda clip: [model.predict(frame.image, **options)[0].cpu() for frame in clip]
+
+
+def follow(found: list[Results], tracker: str, start: float) -> list[Results]:
+    """Track what was found in the frames of a clip, as ``YOLO.track`` does.
+
+    Args:
+        found: Results of every frame, on the CPU.
+        tracker: bytetrack or botsort.
+        start: score at which a track starts.
+    """
+    scores = {"track_high_thresh": start, "new_track_thresh": start, "track_low_thresh": LOW * start}
+    settings = {**YAML.load(check_yaml(f"{tracker}.yaml")), **scores, "device": "cpu"}
+    trackers = [TRACKER_MAP[tracker](args=IterableSimpleNamespace(**settings))]
+    mode, dataset = SimpleNamespace(mode="track", task="pose"), SimpleNamespace(mode="image")
+    out = []
+    for result in found:
+        step = SimpleNamespace(args=mode, dataset=dataset, trackers=trackers, results=[result[result.boxes.conf >= LOW * start]])
+        on_predict_postprocess_end(step, persist=True)
+        out += step.results
+    return out
+
+
+def persons(result: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Track ids (N,), boxes (N, 4) and keypoints (N, 17, 2) in px of a frame; none where nothing is tracked."""
+    if result.boxes.id is None:
+        return np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros((0, 17, 2))
+    return result.boxes.id.numpy().astype(np.int64), result.boxes.xyxy.numpy(), result.keypoints.xy.numpy()
+
+
+def similarity(frame: moving_people.Frame, result: Results, by: str = "OKS") -> np.ndarray:
+    """(M, N) OKS or box IoU of the true persons with the tracked ones."""
+    _, boxes, keypoints = persons(result)
+    if by == "IoU":
+        return box_iou(frame.boxes, boxes)
+    truth, found, corners = (torch.tensor(a, dtype=torch.float64) for a in (frame.keypoints, keypoints, frame.boxes))
+    return oks(found[None], truth[:, None], object_area(corners)[:, None], sigmas_for(17)).numpy()
+
+
+def score(clip: Clip, tracks: list[Results], by: str = "OKS") -> dict[str, float]:
+    """TrackEval's figures of a clip."""
+    try:
+        from trackeval.metrics import CLEAR, Identity
+    except ImportError as error:
+        raise SystemExit(f"The tracking figures are TrackEval's: pip install trackeval ({error})") from None
+    data: dict[str, Any] = {"num_timesteps": len(clip)}
+    for kind, ids in (("gt", [f.ids for f in clip]), ("tracker", [persons(r)[0] for r in tracks])):
+        known, index = np.unique(np.concatenate(ids), return_inverse=True)  # it wants them numbered from 0 on
+        data[f"{kind}_ids"] = np.split(index, np.cumsum([len(i) for i in ids])[:-1])
+        data |= {f"num_{kind}_ids": len(known), f"num_{kind}_dets": len(index)}
+    data["similarity_scores"] = [similarity(frame, result, by) for frame, result in zip(clip, tracks)]
+    quiet = {"THRESHOLD": MATCH, "PRINT_CONFIG": False}
+    clear, identity = (m.eval_sequence(data) for m in (CLEAR(quiet), Identity(quiet)))
+    return {"IDF1": float(identity["IDF1"]), "switches": float(clear["IDSW"]), "recall": float(clear["CLR_Re"])}
+
+
+def matches(clip: Clip, tracks: list[Results]) -> list[list[tuple[int, int]]]:
+    """For each frame the (row of a person, row of its track)."""
+    out = []
+    for frame, result in zip(clip, tracks):
+        values = similarity(frame, result)
+        pairs = zip(*linear_sum_assignment(np.where(values >= MATCH, values, 0), maximize=True))
+        out.append([(int(p), int(r)) for p, r in pairs if values[p, r] >= MATCH])
+    return out
+
+
+def steadiness(clip: Clip, tracks: list[Results], pairs: list[list[tuple[int, int]]]) -> dict[str, float | None] | None:
+    """Jitter (px per frame^2), rms error (px) and lag (frames) of tracked keypoints; None where too little is tracked; the lag is
+    None where no shift fits the truth best.
+
+    Args:
+        clip: the truth.
+        tracks: Results of every frame.
+        pairs: what :func:`matches` says of the tracks before smoothing.
+    """
+    series: dict[tuple[int, int], np.ndarray] = defaultdict(np.full((2, len(clip), 17, 2), np.nan).copy)  # found, true
+    for t, (frame, result) in enumerate(zip(clip, tracks)):
+        ids, _, keypoints = persons(result)
+        for p, r in pairs[t]:
+            true = np.where(frame.keypoints[p, :, 2:] > 0, frame.keypoints[p, :, :2], np.inf)
+            series[int(frame.ids[p]), int(ids[r])][:, t] = keypoints[r], true
+    second, first, shifted = [], [], []
+    for found, truth in series.values():
+        truth = np.where(np.isinf(truth).any(0), np.nan, truth)  # a keypoint that leaves the image
+        first.append(found - truth)
+        second.append(np.diff(found - truth, 2, axis=0))
+        now = range(SHIFTS[-1], len(clip) + SHIFTS[0])  # frames that have all shifts
+        late = np.stack([found[now] - truth[[t - s for t in now]] for s in SHIFTS])
+        shifted.append(late[:, ~np.isnan(late).any(0)])
+    if not sum(s.size for s in shifted):
+        return None
+    cost = np.square(np.concatenate(shifted, 1)).mean(1)
+    best, lag = int(cost.argmin()), None
+    if 0 < best < len(SHIFTS) - 1:
+        before, least, after = cost[best - 1 : best + 2]
+        if before + after > 2 * least:
+            lag = float(SHIFTS[best] + (before - after) / (2 * (before - 2 * least + after)))
+    # of distances, so both coordinates count
+    jitter, error = (math.sqrt(2 * np.nanmean(np.concatenate(parts) ** 2)) for parts in (second, first))
+    return {"jitter": jitter, "error": error, "lag": lag}
+
+
+def figures(clip: Clip, found: list[Results], start: float) -> common.Record:
+    """All figures of what was found in a clip: by tracker, and of the first one's tracks before and after the filter."""
+    tracks = {tracker: follow(found, tracker, start) for tracker in TRACKERS}
+    scores = {k: {**score(clip, v), "IDF1 by IoU": score(clip, v, "IoU")["IDF1"]} for k, v in tracks.items()}
+    raw = tracks[TRACKERS[0]]
+    pairs, smoother = matches(clip, raw), PoseSmoother(moving_people.FPS)
+    smooth = [smoother(result) for result in raw]
+    return {"tracking": scores, "raw": steadiness(clip, raw, pairs), "smooth": steadiness(clip, smooth, pairs)}
+
+
+def table(record: common.Record) -> str:
+    """Tracking in per cent, smoothing as before -> after: means over clips and seeds, IDF1 with its range."""
+    rows = []
+    for name, of in common.grouped(record["runs"]).items():
+        clips = [clip for r in of for clip in r["clips"]]
+        first = [clip["tracking"][TRACKERS[0]] for clip in clips]
+        idf1 = [common.mean_range([clip["tracking"][tracker]["IDF1"] for clip in clips]) for tracker in TRACKERS]
+        switches = f"{np.mean([f['switches'] for f in first]):.1f}"
+        shares = [f"{100 * np.mean([f[k] for f in first]):.1f}" for k in ("recall", "IDF1 by IoU")]
+
+        def mean(view: str, key: str, clips: list[common.Record] = clips) -> str:
+            values = [clip[view][key] for clip in clips if clip[view] and clip[view][key] is not None]
+            return f"{np.mean(values):.2f}" if values else "-"
+
+        steady = [f"{mean('raw', key)} -> {mean('smooth', key)}" for key in ("jitter", "error", "lag")]
+        rows.append([name, *idf1, switches, *shares, *steady])
+    header = ["detections", "IDF1, ByteTrack", "IDF1, BoT-SORT", "switches in a clip", "recall", "IDF1 by box IoU"]
+    return common.markdown([*header, "jitter, px/frame^2, smoothed", "error, px, smoothed", "lag, frames, smoothed"], rows)
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="NAME as in compare.py; {seed} is filled in")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--conf", type=float, default=0.25, help="score at which a track starts")
+    parser.add_argument("--imgsz", type=int, default=320, help="input of the networks in px")
+    parser.add_argument("--size", type=int, default=320, help="side of the images in px")
+    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--people", nargs=2, type=int, default=[5, 8], help="persons in a clip, fewest and most")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", default="video", help="of the result file")
+    args = parser.parse_args()
+    detectors: dict[tuple[str, int, str], Callable[[], Detector]] = {}  # model and mode, seed, what decides the figures
+    for name, (noise, missed) in ORACLES.items():
+        detectors[name, 0, "truth"] = partial(partial, from_truth, noise=noise, missed=missed)
+    for text in args.weights:
+        name, _, file = text.partition("=")
+        for seed in args.seeds if "{seed}" in file else args.seeds[:1]:
+            path = Path(file.replace("{seed}", str(seed)))
+            if not path.is_file():
+                parser.error(f"--weights {text}: there is no file {path}. Give NAME=FILE of a trained .pt.")
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+            for mode, nms in modes(name).items():
+                detectors[name + mode, seed, digest] = partial(detector, name, path, nms, args)
+
+    setup = {k: getattr(args, k) for k in ("conf", "imgsz", "size", "clips", "frames", "people")}
+    people = tuple(args.people)
+    clips = [moving_people.clip(s, args.size, args.frames, people) for s in TQDM(range(args.clips), desc="clips", disable=False)]
+
+    def run(model: str, seed: int, source: str) -> list[dict[str, Any]]:
+        find = detectors[model, seed, source]()
+        return [{"clips": [figures(clip, find(clip), args.conf) for clip in clips]}]
+
+    todo = [dict(zip(("model", "seed", "source"), key)) for key in detectors]
+    common.complete(args.name, setup, todo, run, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Robustness: killed runs, long runs, and every export format."""

@@ -1,0 +1,1 @@
+"""Speed: size, latency, training step, memory, and the time of tools."""

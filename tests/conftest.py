@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -66,28 +63,6 @@ _FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 def repo() -> Path:
     """Root of the repository."""
     return ROOT
-
-
-@pytest.fixture(scope="session")
-def benchmark_module(repo: Path) -> Callable[[str], ModuleType]:
-    """Imports a module of benchmarks/, whose helpers bear names (``common``) that the examples use, too."""
-
-    def load(name: str) -> ModuleType:
-        from ultralytics.utils import LOGGER
-
-        folder = repo / "benchmarks"
-        if not folder.exists():
-            pytest.skip("benchmarks/ is not part of the source distribution")
-        level = LOGGER.level
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(folder))
-            for file in folder.glob("*.py"):
-                patch.delitem(sys.modules, file.stem, raising=False)  # undone afterwards: the module is nobody else's
-            module = importlib.import_module(name)
-        LOGGER.setLevel(level)  # benchmarks are quiet
-        return module
-
-    return load
 
 
 @pytest.fixture

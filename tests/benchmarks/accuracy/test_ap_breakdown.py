@@ -1,17 +1,15 @@
-"""benchmarks/strata.py: AP of groups of persons, and of boxes, on made-up persons whose answers are known."""
+"""benchmarks/accuracy/ap_breakdown.py: AP of groups of persons, and of boxes, on made-up persons whose answers are known."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from benchmarks import common
+from benchmarks.accuracy import ap_breakdown
 from erpose_yolo.metrics import coco
 from erpose_yolo.metrics.predictions import Predictions, extent_area
 from erpose_yolo.metrics.truth import GroundTruth, from_labels
@@ -21,13 +19,8 @@ IMAGES, PERSONS = 40, 3
 
 
 @pytest.fixture(scope="module")
-def strata(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
-    return benchmark_module("strata")
-
-
-@pytest.fixture(scope="module")
 def truth() -> GroundTruth:
-    """Three persons each in 40 pictures of 200 x 100 px, one in ten without labelled joints."""
+    """Three persons each in 40 images of 200 x 100 px, one in ten without labelled keypoints."""
     rng = np.random.default_rng(0)
     labels = []
     for n in range(IMAGES):
@@ -73,12 +66,12 @@ def noisy(truth: GroundTruth) -> Predictions:
     return _predictions(truth, joints, rng.random(240), image)
 
 
-def _masks(strata: ModuleType, truth: GroundTruth) -> list[np.ndarray]:
-    return [mask for axis in strata.split(truth, 200).values() for mask in axis.values()]
+def _masks(truth: GroundTruth) -> list[np.ndarray]:
+    return [mask for axis in ap_breakdown.split(truth, 200).values() for mask in axis.values()]
 
 
-def test_bins_are_those_of_the_definition(strata: ModuleType, truth: GroundTruth) -> None:
-    bins = strata.split(truth, imgsz=100)  # pictures of 200 px, so heights are halved
+def test_bins_are_those_of_the_definition(truth: GroundTruth) -> None:
+    bins = ap_breakdown.split(truth, imgsz=100)  # images of 200 px, so heights are halved
     height = truth.box[:, 3] / 2
     hidden = np.array([sum(v != 2 for v in row) / 17 for row in truth.joints[..., 2]])
     assert (bins["occluded share"]["0.1 to 0.25"] == ((hidden >= 0.1) & (hidden < 0.25))).all()
@@ -89,51 +82,51 @@ def test_bins_are_those_of_the_definition(strata: ModuleType, truth: GroundTruth
         assert (np.sum(list(axis.values()), 0) == 1).all()
     blind = replace(truth, joints=np.concatenate((truth.joints[..., :2], np.ones_like(truth.joints[..., :1])), -1))
     with pytest.raises(ValueError, match="visible"):
-        strata.split(blind, 100)
+        ap_breakdown.split(blind, 100)
     with pytest.raises(ValueError, match="height"):
-        strata.split(replace(truth, sizes=None), 100)
+        ap_breakdown.split(replace(truth, sizes=None), 100)
 
 
-def test_perfect_predictions_are_perfect_in_every_bin(strata: ModuleType, truth: GroundTruth, perfect: Predictions) -> None:
-    rows = strata.by_stratum(truth, perfect, SIGMAS, _masks(strata, truth))
+def test_perfect_predictions_are_perfect_in_every_bin(truth: GroundTruth, perfect: Predictions) -> None:
+    rows = ap_breakdown.by_group(truth, perfect, SIGMAS, _masks(truth))
     assert len(rows) >= 7 and all(row["persons"] > 0 for row in rows)
     assert all(row["AP"] == pytest.approx(1) and row["recall"] == 1 for row in rows)
 
 
-def test_one_bin_of_all_is_coco(strata: ModuleType, truth: GroundTruth, noisy: Predictions) -> None:
-    everyone = strata.by_stratum(truth, noisy, SIGMAS, [np.ones(len(truth.image), bool)])[0]
+def test_one_bin_of_all_is_coco(truth: GroundTruth, noisy: Predictions) -> None:
+    everyone = ap_breakdown.by_group(truth, noisy, SIGMAS, [np.ones(len(truth.image), bool)])[0]
     whole = coco.evaluate_coco(truth, noisy, SIGMAS, log=None)
     assert 0.1 < whole["AP"] < 0.9  # neither trivially good nor bad
     assert (everyone["AP"], everyone["recall"]) == (whole["AP"], whole["AR50"])
     assert everyone["persons"] == int((~truth.ignore).sum())
 
 
-def test_recall_is_pycocotools_with_the_others_ignored(strata: ModuleType, truth: GroundTruth, noisy: Predictions) -> None:
-    masks = _masks(strata, truth)
-    for mask, row in zip(masks, strata.by_stratum(truth, noisy, SIGMAS, masks)):
+def test_recall_is_pycocotools_with_the_others_ignored(truth: GroundTruth, noisy: Predictions) -> None:
+    masks = _masks(truth)
+    for mask, row in zip(masks, ap_breakdown.by_group(truth, noisy, SIGMAS, masks)):
         theirs = coco.judge(replace(truth, seen=np.where(mask, truth.seen, 0)), noisy, SIGMAS)
         assert row["recall"] == theirs["AR50"]
         assert row["AP"] >= theirs["AP"]  # which blames a bin for what nobody takes in other bins
 
 
-def test_a_bin_not_found_is_the_only_one_that_suffers(strata: ModuleType, truth: GroundTruth, perfect: Predictions) -> None:
-    for axis in strata.split(truth, 200).values():
+def test_a_bin_not_found_is_the_only_one_that_suffers(truth: GroundTruth, perfect: Predictions) -> None:
+    for axis in ap_breakdown.split(truth, 200).values():
         masks = list(axis.values())
         for lost, mask in enumerate(masks):
             found = perfect.select(~mask[~truth.ignore])
-            rows = strata.by_stratum(truth, found, SIGMAS, masks)
+            rows = ap_breakdown.by_group(truth, found, SIGMAS, masks)
             assert [row["recall"] for row in rows] == [float(n != lost) for n in range(len(masks))]
             assert [row["AP"] for row in rows] == pytest.approx([float(n != lost) for n in range(len(masks))])
 
 
-def test_a_wrong_prediction_counts_where_it_fits_best(strata: ModuleType, truth: GroundTruth, perfect: Predictions) -> None:
-    masks = list(strata.split(truth, 200)["occluded share"].values())
+def test_a_wrong_prediction_counts_where_it_fits_best(truth: GroundTruth, perfect: Predictions) -> None:
+    masks = list(ap_breakdown.split(truth, 200)["occluded share"].values())
 
     def with_extra(joints: np.ndarray, image: np.ndarray) -> list[float]:
         parts = (perfect.image, image), (perfect.joints, joints), (perfect.score, np.full(len(image), 2.0))
         image, joints, score = (np.concatenate(part) for part in parts)
         found = _predictions(truth, joints, score, image)
-        return [row["AP"] for row in strata.by_stratum(truth, found, SIGMAS, masks)]
+        return [row["AP"] for row in ap_breakdown.by_group(truth, found, SIGMAS, masks)]
 
     for b, mask in enumerate(masks):
         person = np.flatnonzero(mask & ~truth.ignore)
@@ -145,103 +138,64 @@ def test_a_wrong_prediction_counts_where_it_fits_best(strata: ModuleType, truth:
     assert max(with_extra(far, np.arange(20))) < 0.95  # fits nobody: every bin's
 
 
-def test_equal_numbers_ask_nothing_of_the_scores(
-    strata: ModuleType, truth: GroundTruth, perfect: Predictions, noisy: Predictions
-) -> None:
+def test_equal_numbers_ask_nothing_of_the_scores(truth: GroundTruth, perfect: Predictions, noisy: Predictions) -> None:
     """The best predictions are taken however sure of itself a model is, and as many of each."""
     persons = int((~truth.ignore).sum())
-    shown = strata.at_equal_numbers(truth, perfect, SIGMAS)
-    for share in strata.SHOWN:
+    shown = ap_breakdown.at_equal_numbers(truth, perfect, SIGMAS)
+    for share in ap_breakdown.SHOWN:
         rates = shown[f"{share:g}"]
         assert rates["misses"] == pytest.approx(1 - min(1, round(share * persons) / persons)) and rates["duplicates"] == 0
         assert (perfect.score >= rates["score"]).sum() == min(persons, round(share * persons))
-    modest = strata.at_equal_numbers(truth, replace(noisy, score=noisy.score**3 / 10), SIGMAS)
-    for share, rates in strata.at_equal_numbers(truth, noisy, SIGMAS).items():
+    modest = ap_breakdown.at_equal_numbers(truth, replace(noisy, score=noisy.score**3 / 10), SIGMAS)
+    for share, rates in ap_breakdown.at_equal_numbers(truth, noisy, SIGMAS).items():
         assert {k: modest[share][k] for k in ("misses", "duplicates")} == {k: rates[k] for k in ("misses", "duplicates")}
     assert 0 < modest["1.2"]["duplicates"] < modest["1.2"]["misses"] < modest["0.3"]["misses"] < 1
-    nobody = strata.at_equal_numbers(truth, noisy.select(noisy.score > 2), SIGMAS)
+    nobody = ap_breakdown.at_equal_numbers(truth, noisy.select(noisy.score > 2), SIGMAS)
     assert all(rates["misses"] == 1 and rates["duplicates"] == 0 for rates in nobody.values())
 
 
-def test_box_ap(strata: ModuleType, truth: GroundTruth) -> None:
+def test_box_ap(truth: GroundTruth) -> None:
     records = [
         {"image_id": truth.ids[i], "category_id": 1, "score": 0.5, "bbox": box.tolist()}
         for i, box, skip in zip(truth.image, truth.box, truth.ignore)
         if not skip  # boxes without joints are regions: no miss
     ]
-    assert strata.box_ap(truth, records) == pytest.approx({"AP": 1.0, "AP50": 1.0})
+    assert ap_breakdown.box_ap(truth, records) == pytest.approx({"AP": 1.0, "AP50": 1.0})
     regions = [{"image_id": truth.ids[truth.image[n]], "category_id": 1, "score": 0.9, "bbox": truth.box[n].tolist()}
                for n in np.flatnonzero(truth.ignore)]  # fmt: skip
-    assert regions and strata.box_ap(truth, records + regions)["AP"] == pytest.approx(1.0)  # nor a false alarm
+    assert regions and ap_breakdown.box_ap(truth, records + regions)["AP"] == pytest.approx(1.0)  # nor a false alarm
     loose = [{**r, "bbox": [r["bbox"][0], r["bbox"][1], r["bbox"][2], 0.72 * r["bbox"][3]]} for r in records]
-    assert strata.box_ap(truth, loose) == pytest.approx({"AP": 0.5, "AP50": 1.0})  # IoU .72: five of ten thresholds
+    assert ap_breakdown.box_ap(truth, loose) == pytest.approx({"AP": 0.5, "AP50": 1.0})  # IoU .72: five of ten thresholds
     wrong = [{**r, "bbox": [r["bbox"][0] + 1000, *r["bbox"][1:]]} for r in records]
-    assert strata.box_ap(truth, wrong) == {"AP": 0.0, "AP50": 0.0}
-    assert strata.box_ap(truth, []) == {"AP": 0.0, "AP50": 0.0}
-
-
-@pytest.mark.slow
-def test_command(strata: ModuleType, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights, two seeds of ours and one of YOLO26 in its two modes: files, counts and names."""
-    from ultralytics import YOLO
-
-    from erpose_yolo.model import ERPose
-
-    files = [tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt"]
-    for file in files[:2]:
-        ERPose("erpose-n.yaml").save(file)
-    YOLO("yolo26n-pose.yaml").save(files[2])
-    weights = [f"{name}={file}" for name, file in zip(("erpose-n", "erpose-n", "yolo26n-pose"), files)]
-    arguments = ["--data", str(tiny_dataset), "--imgsz", "64", "--out", str(tmp_path / "out"), "--weights", *weights]
-    monkeypatch.setattr(strata.common, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["strata.py", *arguments])
-    strata.main()
-    record = json.loads((tmp_path / "strata.json").read_text())
-    assert {name: len(of) for name, of in record["runs"].items()} == {
-        "erpose-n": 2, "yolo26n-pose one-to-one": 1, "yolo26n-pose NMS": 1,
-    }  # fmt: skip
-    for axis in strata.BINS:
-        bins = record["runs"]["erpose-n"][0][axis]
-        assert sum(row["persons"] for row in bins.values()) == 8
-        assert all(0 <= row[key] <= 1 for row in bins.values() for key in ("AP", "recall"))
-        assert set(record["runs"]["yolo26n-pose NMS"][0]["shown"]) == {f"{share:g}" for share in strata.SHOWN}
-    text = (tmp_path / "strata.md").read_text()
-    assert text.count("30 shown") == 2
-    assert "4 pictures, 8 persons, 64 px" in text and "| yolo26n-pose NMS | 1 |" in text
-    assert str(tmp_path) not in text + json.dumps(record)
-    assert (tmp_path / "strata.png").stat().st_size > 10_000
-
-    monkeypatch.setattr(sys, "argv", ["strata.py", *arguments[:-1], "yolo26n-pose=not-there.pt"])
-    with pytest.raises(SystemExit):
-        strata.main()
+    assert ap_breakdown.box_ap(truth, wrong) == {"AP": 0.0, "AP50": 0.0}
+    assert ap_breakdown.box_ap(truth, []) == {"AP": 0.0, "AP50": 0.0}
 
 
 def test_another_model_is_added_to_a_table(
-    strata: ModuleType,
     truth: GroundTruth,
+    results: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Rows of models whose weights are gone stay as they are; those of other pictures are refused."""
+    """Rows of models whose weights are gone stay as they are; those of other images are refused."""
 
     def evaluate(weights: str, data: str, save_dir: Path, **_: object) -> dict[str, dict[str, float]]:
         save_dir.mkdir(parents=True)
         (save_dir / "predictions.json").write_text("[]")
         return {"coco": {"AP": float(Path(weights).stem)}}
 
-    monkeypatch.setattr(strata.common, "RESULTS", tmp_path)
-    monkeypatch.setattr(strata, "evaluate", evaluate)
-    monkeypatch.setattr(strata, "read_truth", lambda *_: (truth, {}))
+    monkeypatch.setattr(ap_breakdown, "evaluate", evaluate)
+    monkeypatch.setattr(ap_breakdown, "read_truth", lambda *_: (truth, {}))
 
     def call(size: int, *weights: str) -> dict[str, list[float]]:
         for text in weights:
             (tmp_path / text.split("=")[1]).touch()
         files = [f"{name}={tmp_path / file}" for name, _, file in (text.partition("=") for text in weights)]
-        words = f"strata.py --data some.yaml --imgsz {size} --append --out {tmp_path / str(len(list(tmp_path.iterdir())))}"
+        words = f"ap_breakdown.py --data some.yaml --imgsz {size} --append --out {tmp_path / str(len(list(tmp_path.iterdir())))}"
         monkeypatch.setattr("sys.argv", [*words.split(), "--weights", *files])
-        strata.main()
-        runs = json.loads((tmp_path / "strata.json").read_text())["runs"]
+        ap_breakdown.main()
+        runs = common.read("ap-breakdown")["runs"]
         return {name: [r["AP"] for r in of] for name, of in runs.items()}
 
     assert call(100, "erpose-n=0.1.pt", "erpose-n=0.2.pt") == {"erpose-n": [0.1, 0.2]}
@@ -250,4 +204,4 @@ def test_another_model_is_added_to_a_table(
     assert call(100, "erpose-n=0.4.pt") == {**both, "erpose-n": [0.4]}, "given again: made anew"
     with pytest.raises(SystemExit):
         call(200, "erpose-n=0.5.pt")
-    assert "has other pictures, some.yaml of 100 px" in capsys.readouterr().err
+    assert "has other images, some.yaml of 100 px" in capsys.readouterr().err

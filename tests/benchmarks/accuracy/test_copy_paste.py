@@ -1,16 +1,15 @@
-"""benchmarks/crowd.py on made-up persons: sources apart, labels true to the pixels, the same bytes for the same seed."""
+"""benchmarks/accuracy/copy_paste.py: sources apart, labels true to the pixels, the same bytes for the same seed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
+from benchmarks.accuracy import copy_paste
 from erpose_yolo.data.convert.files import load_data_yaml
 from erpose_yolo.data.skeletons import COCO_17
 from erpose_yolo.metrics.crowdpose import crowd_index
@@ -26,11 +25,6 @@ POSE = np.array(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def crowd(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
-    return benchmark_module("crowd")
-
-
 def _silhouette() -> np.ndarray:
     mask = np.zeros((H, W), np.uint8)
     cv2.ellipse(mask, (20, 10), (9, 10), 0, 0, 360, 255, -1)
@@ -44,12 +38,12 @@ def _silhouette() -> np.ndarray:
 def _row(left: int, top: int, shape: tuple[int, int], visible: int = 2) -> np.ndarray:
     ys, xs = np.nonzero(_silhouette())
     low, high = np.array((xs.min() + left, ys.min() + top)), np.array((xs.max() + 1 + left, ys.max() + 1 + top))
-    joints = np.concatenate((POSE + (left, top), np.full((17, 1), visible)), 1) / [shape[1], shape[0], 1]
-    return np.r_[0, (low + high) / 2 / shape[::-1], (high - low) / shape[::-1], joints.ravel()]
+    keypoints = np.concatenate((POSE + (left, top), np.full((17, 1), visible)), 1) / [shape[1], shape[0], 1]
+    return np.r_[0, (low + high) / 2 / shape[::-1], (high - low) / shape[::-1], keypoints.ravel()]
 
 
 def _scene(spots: list[tuple[int, int]], colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture of persons, its mask and its rows."""
+    """An image of persons, its mask and its rows."""
     shape = (150, 200)
     image, mask = np.full((*shape, 3), 90, np.uint8), np.zeros(shape, bool)
     for left, top in spots:
@@ -75,15 +69,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(crowd: ModuleType, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, object]:
+def made(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, object]:
     out = tmp_path_factory.mktemp("made") / "set"
-    settings = crowd.Settings(str(sources), images=12, val_images=5, size=128, people=(2, 4), seed=3)
-    return out, crowd.generate(out, settings), settings
+    settings = copy_paste.Settings(str(sources), images=12, val_images=5, size=128, people=(2, 4), seed=3)
+    return out, copy_paste.generate(out, settings), settings
 
 
-def _person(crowd: ModuleType):
+def _person():
     image, mask, rows = _scene([(20, 15)], (0, 0, 255))
-    (person,) = crowd.cut(image, mask, rows, "a")
+    (person,) = copy_paste.cut(image, mask, rows, "a")
     return person
 
 
@@ -92,51 +86,51 @@ def _at(person, x: float, y: float, mirror: bool = False) -> np.ndarray:
     return np.array([[-1, 0, x + person.levels[0].shape[1]], [0, 1, y]] if mirror else [[1, 0, x], [0, 1, y]], float)
 
 
-def test_a_cutout_holds_one_person_and_its_joints(crowd: ModuleType) -> None:
+def test_a_cutout_holds_one_person_and_its_keypoints() -> None:
     image, mask, rows = _scene([(20, 15), (120, 20)], (0, 0, 255))
-    people = crowd.cut(image, mask, rows, "a")
+    people = copy_paste.cut(image, mask, rows, "a")
     assert len(people) == 2
     for person in people:
         alpha = person.levels[0][..., 3]
-        assert (person.joints[:, 2] == 2).all() and person.whole
-        x, y = person.joints[:, :2].astype(int).T
+        assert (person.keypoints[:, 2] == 2).all() and person.whole
+        x, y = person.keypoints[:, :2].astype(int).T
         assert (alpha[y, x] > 127).all()
         assert 0.75 * _silhouette().sum() < person.area <= _silhouette().sum()  # a rim is taken off
         solid = alpha == 255
         assert (person.levels[0][solid][:, :3] == (0, 0, 255)).all()
 
 
-def test_persons_that_touch_are_not_cut_out(crowd: ModuleType) -> None:
-    assert crowd.cut(*_scene([(20, 15), (45, 20)], (0, 0, 255)), "a") == []
+def test_persons_that_touch_are_not_cut_out() -> None:
+    assert copy_paste.cut(*_scene([(20, 15), (45, 20)], (0, 0, 255)), "a") == []
     image, mask, rows = _scene([(20, 15), (45, 20)], (0, 0, 255))
-    assert crowd.cut(image, mask, rows[:1], "a") == []  # the other has no label: the mask is wider than the box
+    assert copy_paste.cut(image, mask, rows[:1], "a") == []  # the other has no label: the mask is wider than the box
 
 
-def test_somebody_inside_the_box_without_a_label_spoils_the_cutout(crowd: ModuleType) -> None:
+def test_somebody_inside_the_box_without_a_label_spoils_the_cutout() -> None:
     image, mask, rows = _scene([(60, 15)], (0, 0, 255))
-    assert len(crowd.cut(image, mask, rows, "a")) == 1
+    assert len(copy_paste.cut(image, mask, rows, "a")) == 1
     rows[0, 1], rows[0, 3] = (60 + W) / 200, 2 * W / 200  # a box of both
-    mask[40:135, 95:140] = True  # somebody without joints, touching
-    assert crowd.cut(image, mask, rows, "a") == []
+    mask[40:135, 95:140] = True  # somebody without keypoints, touching
+    assert copy_paste.cut(image, mask, rows, "a") == []
 
 
-def test_joints_off_the_mask_are_not_labelled(crowd: ModuleType) -> None:
+def test_keypoints_off_the_mask_are_not_labelled() -> None:
     image, mask, rows = _scene([(20, 15)], (0, 0, 255))
-    joints = rows[0, 5:].reshape(17, 3)
-    joints[9] = (5 / 200, 5 / 150, 1)  # the wrist, behind something far from the mask
-    (person,) = crowd.cut(image, mask, rows, "a")
-    assert person.joints[9].tolist() == [0, 0, 0] and (np.delete(person.joints, 9, 0)[:, 2] == 2).all()
+    keypoints = rows[0, 5:].reshape(17, 3)
+    keypoints[9] = (5 / 200, 5 / 150, 1)  # the wrist, behind something far from the mask
+    (person,) = copy_paste.cut(image, mask, rows, "a")
+    assert person.keypoints[9].tolist() == [0, 0, 0] and (np.delete(person.keypoints, 9, 0)[:, 2] == 2).all()
 
 
-def test_warped_pixels_and_joints_stay_together(crowd: ModuleType) -> None:
-    person = _person(crowd)
-    area, pixels = crowd.warp(person, _at(person, 30, 20), 200)
+def test_warped_pixels_and_keypoints_stay_together() -> None:
+    person = _person()
+    area, pixels = copy_paste.warp(person, _at(person, 30, 20), 200)
     still = np.zeros((200, 200, 4), np.uint8)
     still[area] = pixels
     h, w = person.levels[0].shape[:2]
     assert (still[20 : 20 + h, 30 : 30 + w] == person.levels[0]).all()  # a shift by whole pixels changes none
     for scale in (0.9, 0.45, 0.24):
-        area, pixels = crowd.warp(person, np.array([[scale, 0, 30], [0, scale, 20]]), 200)
+        area, pixels = copy_paste.warp(person, np.array([[scale, 0, 30], [0, scale, 20]]), 200)
         ys, xs = np.nonzero(pixels[..., 3] > 127)
         body = np.nonzero(person.levels[0][..., 3] > 127)
         centre = np.array([xs.mean() + area[1].start + 0.5, ys.mean() + area[0].start + 0.5])
@@ -144,53 +138,53 @@ def test_warped_pixels_and_joints_stay_together(crowd: ModuleType) -> None:
         assert np.abs(centre - wanted).max() < 0.35
 
 
-def test_a_mirrored_person_changes_left_and_right(crowd: ModuleType) -> None:
-    person = _person(crowd)
-    plain, turned = (crowd.place(person.joints, _at(person, 0, 0, mirror)) for mirror in (False, True))
+def test_a_mirrored_person_changes_left_and_right() -> None:
+    person = _person()
+    plain, turned = (copy_paste.place(person.keypoints, _at(person, 0, 0, mirror)) for mirror in (False, True))
     width = person.levels[0].shape[1]
     assert np.allclose(turned[5, :2], (width - plain[6, 0], plain[6, 1]))
     assert np.allclose(turned[0, :2], (width - plain[0, 0], plain[0, 1]))
-    _, pixels = crowd.warp(person, _at(person, 0, 0, True), 200)
+    _, pixels = copy_paste.warp(person, _at(person, 0, 0, True), 200)
     assert (pixels == person.levels[0][:, ::-1]).all()
 
 
-def test_visibility_boxes_and_areas_are_those_of_the_pixels(crowd: ModuleType) -> None:
-    person = _person(crowd)
+def test_visibility_boxes_and_areas_are_those_of_the_pixels() -> None:
+    person = _person()
     matrices = [_at(person, 20, 20), _at(person, 40, 40), _at(person, 150, -70)]
-    seen = crowd.arrange([person] * 3, matrices, 200)
+    seen = copy_paste.arrange([person] * 3, matrices, 200)
     assert seen.chosen == [0, 1, 2]
     owner = np.full((200, 200), -1)
     for i, matrix in enumerate(matrices):
-        area, pixels = crowd.warp(person, matrix, 200)
+        area, pixels = copy_paste.warp(person, matrix, 200)
         owner[area][pixels[..., 3] > 127] = i
     for i in range(3):
         ys, xs = np.nonzero(owner == i)
         assert seen.areas[i] == len(ys)
         assert seen.boxes[i].tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-    x, y = seen.joints[0, :, :2].astype(int).T
+    x, y = seen.keypoints[0, :, :2].astype(int).T
     covered = owner[y, x] == 1
     assert 2 <= covered.sum() < 15
-    assert (seen.joints[0, :, 2] == np.where(covered, 1, 2)).all()
-    assert (seen.joints[1, :, 2] == 2).all()
-    outside = person.joints[:, 1] - 70 < 0
-    assert (seen.joints[2, :, 2] == np.where(outside, 0, 2)).all() and (seen.joints[2, outside] == 0).all()
+    assert (seen.keypoints[0, :, 2] == np.where(covered, 1, 2)).all()
+    assert (seen.keypoints[1, :, 2] == 2).all()
+    outside = person.keypoints[:, 1] - 70 < 0
+    assert (seen.keypoints[2, :, 2] == np.where(outside, 0, 2)).all() and (seen.keypoints[2, outside] == 0).all()
 
 
-def test_who_is_hidden_is_taken_out(crowd: ModuleType) -> None:
-    person = _person(crowd)
-    seen = crowd.arrange([person] * 4, [_at(person, 61, 60), _at(person, 60, 60), _at(person, 0, 0), _at(person, 300, 0)], 200)
+def test_who_is_hidden_is_taken_out() -> None:
+    person = _person()
+    seen = copy_paste.arrange([person] * 4, [_at(person, 61, 60), _at(person, 60, 60), _at(person, 0, 0), _at(person, 300, 0)], 200)
     assert seen.chosen == [1, 2]
-    assert (seen.joints[..., 2] == 2).all() and seen.index == 0
-    # the first stands right behind the second, the last beside the picture; the second loses nothing to either
-    assert crowd.arrange([person], [_at(person, 60, 60)], 200).areas[0] == seen.areas[0]
+    assert (seen.keypoints[..., 2] == 2).all() and seen.index == 0
+    # the first stands right behind the second, the last beside the image; the second loses nothing to either
+    assert copy_paste.arrange([person], [_at(person, 60, 60)], 200).areas[0] == seen.areas[0]
 
 
-def test_no_source_is_in_both_splits(crowd: ModuleType, sources: Path, made: tuple) -> None:
+def test_no_source_is_in_both_splits(sources: Path, made: tuple) -> None:
     record = made[1]
     train, val = set(record["train"]["sources"]), set(record["val"]["sources"])
     assert not train & val and train | val == {str(n) for n in range(10)}
     assert (record["train"]["cutouts"], record["val"]["cutouts"]) == (16, 4)
-    shades = [{int(image[0, 0, 0]) for image in crowd.load(sources, split, 3)[1]} for split in ("train", "val")]
+    shades = [{int(image[0, 0, 0]) for image in copy_paste.load(sources, split, 3)[1]} for split in ("train", "val")]
     assert not shades[0] & shades[1] and shades[0] | shades[1] == {0, 40, 80, 120, 160}
 
 
@@ -208,50 +202,48 @@ def test_rows_and_annotations_agree(made: tuple) -> None:
             own = truth.image == n
             assert 2 <= len(rows) == own.sum() <= 4
             assert rows.shape[1] == 56 and rows[:, 1:].min() >= 0 and rows[:, 1:5].max() <= 1
-            joints = rows[:, 5:].reshape(-1, 17, 3)
-            assert np.allclose(joints * [128, 128, 1], truth.joints[own], atol=0.01)
-            assert (joints[joints[..., 2] == 0] == 0).all()
+            keypoints = rows[:, 5:].reshape(-1, 17, 3)
+            assert np.allclose(keypoints * [128, 128, 1], truth.joints[own], atol=0.01)
+            assert (keypoints[keypoints[..., 2] == 0] == 0).all()
             sides = truth.box[own][:, 2:]
             assert np.allclose(rows[:, 3:5] * 128, sides, atol=0.01)
             assert (truth.area[own] <= sides.prod(1)).all() and (truth.area[own] >= 40).all()
 
 
-def test_the_same_settings_give_the_same_bytes(crowd: ModuleType, made: tuple, tmp_path: Path) -> None:
+def test_the_same_settings_give_the_same_bytes(made: tuple, tmp_path: Path) -> None:
     out, record, settings = made
 
     def content(root: Path) -> dict:
         kinds = ("*.jpg", "*.txt", "train.json", "val.json")
         return {str(f.relative_to(root)): f.read_bytes() for kind in kinds for f in root.rglob(kind)}
 
-    crowd.generate(tmp_path / "again", settings)
+    copy_paste.generate(tmp_path / "again", settings)
     assert content(tmp_path / "again") == content(out)
-    other = crowd.Settings(**{**settings.__dict__, "seed": 4})
-    crowd.generate(tmp_path / "other", other)
+    other = copy_paste.Settings(**{**settings.__dict__, "seed": 4})
+    copy_paste.generate(tmp_path / "other", other)
     assert content(tmp_path / "other") != content(out)
 
 
-def test_a_finished_set_is_used_again_and_nothing_else_is_overwritten(
-    crowd: ModuleType, made: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_set_is_used_again_and_nothing_else_is_overwritten(made: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     out, record, settings = made
-    monkeypatch.setattr(crowd, "write_split", lambda *_: pytest.fail("made again"))
-    assert crowd.generate(out, settings) == json.loads(json.dumps(record))
+    monkeypatch.setattr(copy_paste, "write_split", lambda *_: pytest.fail("made again"))
+    assert copy_paste.generate(out, settings) == json.loads(json.dumps(record))
     with pytest.raises(FileExistsError, match="another --out"):
-        crowd.generate(out, crowd.Settings(**{**settings.__dict__, "seed": 4}))
+        copy_paste.generate(out, copy_paste.Settings(**{**settings.__dict__, "seed": 4}))
 
 
-def test_an_interrupted_run_leaves_nothing(
-    crowd: ModuleType, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object) -> None:
+def test_an_interrupted_run_leaves_nothing(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(crowd, "contact_sheet", interrupted)
+    monkeypatch.setattr(copy_paste.yaml, "safe_dump", interrupted)  # all images are there by then
     with pytest.raises(KeyboardInterrupt):
-        crowd.generate(tmp_path / "sets" / "a", crowd.Settings(str(sources), images=1, val_images=1, size=96, people=(2, 2)))
+        copy_paste.generate(
+            tmp_path / "sets" / "a", copy_paste.Settings(str(sources), images=1, val_images=1, size=96, people=(2, 2))
+        )
     assert list((tmp_path / "sets").iterdir()) == []
 
 
-def test_missing_sources_are_named(crowd: ModuleType, tmp_path: Path) -> None:
+def test_missing_sources_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="masks/train"):
-        crowd.generate(tmp_path / "out", crowd.Settings(str(tmp_path)))
+        copy_paste.generate(tmp_path / "out", copy_paste.Settings(str(tmp_path)))

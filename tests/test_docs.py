@@ -1,4 +1,4 @@
-"""The documents lead where they say: files, pictures and headings."""
+"""The documents lead where they say: files, images and headings; and the first page names every command."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from erpose_yolo import cli
+
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {".": "*.md", "benchmarks": "*.md", "examples": "**/*.md"}
+FOLDERS = {".": "*.md", "benchmarks": "*.md", "docs": "**/*.md", "examples": "**/*.md"}
 FOUND = (page.relative_to(ROOT) for folder, name in FOLDERS.items() for page in (ROOT / folder).glob(name))
 PAGES = sorted(page.as_posix() for page in FOUND if "node_modules" not in page.parts)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -52,3 +54,9 @@ def test_links_astray_are_seen(tmp_path: Path) -> None:
 
 def test_both_pages_of_figures_are_read() -> None:
     assert {"README.md", "benchmarks/README.md", "examples/graft/README.md"} <= set(PAGES)
+
+
+def test_the_table_of_commands_has_all_of_them() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `erpose ")]
+    named = set(re.findall(r"`erpose (\w+)", "".join(row.split("|")[1] for row in rows)))
+    assert set(cli.COMMANDS) <= named

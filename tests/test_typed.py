@@ -266,8 +266,31 @@ def furnish(folder: Path) -> None:
     for frame in range(8):
         video.write(photo[:, 4 * frame : 4 * frame + 200])
     video.release()
+    write_hands(folder / "hands")
     write_coco(people, folder / "train2017", folder / "person_keypoints_train2017.json", COCO_17.names)
     write_coco(people, folder / "images", folder / "crowdpose_trainval.json", CROWDPOSE_14.names)
+
+
+def write_hands(root: Path, keypoints: int = 21) -> None:
+    """Write images of 64 x 64 px with one ring of keypoints each, and labels: what a reader has for keypoints of their own."""
+    import cv2
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        images, labels = root / "images" / split, root / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for index in range(count):
+            image = rng.integers(0, 80, (64, 64, 3)).astype(np.uint8)
+            angle = 2 * np.pi * np.arange(keypoints) / keypoints + rng.uniform(0, 6)
+            points = rng.uniform(24, 40, 2) + rng.uniform(10, 20) * np.stack((np.cos(angle), np.sin(angle)), 1)
+            for x, y in points:
+                cv2.circle(image, (round(x), round(y)), 1, (255, 255, 255), -1)
+            low, high = points.min(0) / 64, points.max(0) / 64
+            numbers = [*(low + high) / 2, *high - low, *np.insert(points / 64, 2, 2, axis=1).ravel()]
+            cv2.imwrite(str(images / f"{index}.png"), image)
+            (labels / f"{index}.txt").write_text(" ".join(["0", *(f"{number:.5f}" for number in numbers)]) + "\n")
 
 
 def write_coco(people: Path, images: Path, file: Path, names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT = 180  # seconds for one line or block
+TIMEOUT = 400  # seconds for one line or block, ten times what the longest needs on two idle cores
 TAIL = 25  # lines of its output that a failure shows
 
 FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<language>[^\s`]*)[^`]*")

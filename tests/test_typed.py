@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT = 400  # seconds for one line or block; the longest took 37 s on two busy cores and 166 s on two very busy ones
+TIMEOUT = 400  # seconds for one line or block; the longest took 51 s on two busy cores and 166 s on two very busy ones
 TAIL = 25  # lines of its output that a failure shows
 
 FENCE = re.compile(r"(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<language>[^\s`]*)[^`]*")

@@ -25,6 +25,7 @@ from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils import LOGGER, YAML
 
+from erpose_yolo.arguments import check_arguments
 from erpose_yolo.data.skeletons import joint_names, known_skeleton
 from erpose_yolo.oks import sigmas_for
 from erpose_yolo.quantize import float_pose
@@ -155,8 +156,7 @@ def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
     quantize = kwargs.get("quantize", 16 if kwargs.get("half") else 8 if kwargs.get("int8") else None)
     quantize = QUANTIZE.get(str(quantize).lower(), quantize)
     _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if quantize in EIGHT_BIT else {}), f"format='{fmt}'")
-    if kwargs.get("nms"):
-        LOGGER.warning("nms=True is ignored: ER-Pose gives one row per person, there is nothing to suppress.")
+    check_arguments("export", kwargs)
     kwargs["nms"] = False
     work = _Work(fmt)
     starts = model.callbacks["on_export_start"]

@@ -11,6 +11,7 @@ from ultralytics.models.yolo.model import YOLO
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
 
 from erpose_yolo import catalog
+from erpose_yolo.arguments import check_arguments
 from erpose_yolo.network import ERPoseModel, load_model_yaml
 from erpose_yolo.predictor import ERPosePredictor
 from erpose_yolo.slicing import check, predict_slices
@@ -130,6 +131,7 @@ class ERPose(YOLO):
         Raises:
             ValueError: slices or overlap out of range.
         """
+        check_arguments(kwargs.get("mode", "predict"), kwargs)
         if slices is None:
             return super().predict(source, stream, predictor, **kwargs)
         results = self._predict_slices(source, slices, overlap, **kwargs)
@@ -185,6 +187,7 @@ class ERPose(YOLO):
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with the data sets of this package known by name."""
+        check_arguments("val", kwargs)
         return super().val(validator, **_resolved(kwargs))
 
     def export(self, **kwargs: Any) -> str:
@@ -195,6 +198,7 @@ class ERPose(YOLO):
 
     def benchmark(self, data: str | None = None, format: str = "", verbose: bool | float = False, **kwargs: Any) -> Any:
         """Benchmark exports, with the data sets of this package known by name."""
+        check_arguments("benchmark", kwargs)
         return super().benchmark(_resolved({"data": data})["data"], format, verbose, **kwargs)
 
 

@@ -141,6 +141,8 @@ class ERPoseModel(PoseModel):
     def load(self, weights: dict[str, Any] | nn.Module, verbose: bool = True) -> None:
         """Take over every tensor of the same name and shape: all of a model of ours, the trunk of a stock one.
 
+        Scores of a model of ours follow the class names where both models have some (``cls_remap``).
+
         Args:
             weights: checkpoint dictionary or module.
             verbose: log how many tensors were taken.
@@ -153,6 +155,8 @@ class ERPoseModel(PoseModel):
         taken = {
             k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape and (same_head or not k.startswith(last))
         }
+        if same_head:
+            taken |= self._scores_by_name(source, theirs, last)
         self.load_state_dict(taken, strict=False)
         self.pt_path = getattr(source, "pt_path", None)
         trunk = sum(not k.startswith(last) for k in ours)
@@ -168,6 +172,31 @@ class ERPoseModel(PoseModel):
                 f"Take weights of the same family and scale as {self.yaml.get('yaml_file')}."
             )
 
+    def _scores_by_name(self, source: nn.Module, theirs: dict[str, Tensor], last: str) -> dict[str, Tensor]:
+        """Weights of the score layers with the rows of equally named classes, where order or number of classes differ.
+
+        Args:
+            source: model of ours.
+            theirs: its tensors.
+            last: prefix of the head's tensors.
+
+        Returns:
+            Tensors by name; a class that the source does not have keeps its row. Empty if nothing is to be moved.
+        """
+        names = [[str(name).strip().lower() for name in dict(getattr(m, "names", None) or {}).values()] for m in (source, self)]
+        if any(name == [str(i) for i in range(len(name))] for name in names) or names[0] == names[1]:
+            return {}  # placeholders, or nothing to move
+        rows = [(row, names[0].index(name)) for row, name in enumerate(names[1]) if name in names[0]]
+        moved = {}
+        for name, tensor in self.state_dict().items():
+            branch = name.removeprefix(last).split(".")
+            if rows and branch[0] in ("one2many_score", "one2one_score") and branch[2:-1] == ["2"] and name in theirs:
+                if theirs[name].shape[1:] == tensor.shape[1:]:
+                    to, of = (list(side) for side in zip(*rows))
+                    moved[name] = tensor.clone()
+                    moved[name][to] = theirs[name][of].to(tensor)
+        return moved
+
 
 class Criterion:
     """Ultralytics batches in, ER-Pose losses out; keeps count of epochs for the schedules.
@@ -180,9 +209,13 @@ class Criterion:
         head = model.model[-1]
         sigmas = sigmas_for(model.kpt_shape[0], getattr(model, "kpt_oks_sigmas", None))
         self.loss = ERPoseLoss(head.settings, sigmas, head.stride.tolist(), head.nc)
-        args = model.args
-        self.epochs = int(args["epochs"] if isinstance(args, dict) else args.epochs)
+        self.args = model.args
         self.updates = 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run, read anew each time: the trainer estimates them after every epoch of a run with ``time=``."""
+        return int(self.args["epochs"] if isinstance(self.args, dict) else self.args.epochs)
 
     @property
     def progress(self) -> float:

@@ -20,6 +20,7 @@ from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, LOGGER, RANK, SETTINGS, W
 from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
 
 from erpose_yolo import catalog, checkpoint
+from erpose_yolo.arguments import check_arguments
 from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
 from erpose_yolo.decode import fit_margins
 from erpose_yolo.network import ERPoseModel
@@ -56,6 +57,7 @@ class ERPoseTrainer(PoseTrainer):
             overrides["data"] = catalog.resolve_data(overrides["data"])
         if overrides.get("pretrained"):
             overrides["pretrained"] = catalog.resolve_weights(overrides["pretrained"], SETTINGS["weights_dir"])
+        check_arguments("train", overrides)
         super().__init__(cfg, overrides, _callbacks)
         if RANK != -1 and self.world_size:  # the stock count is that of this machine's GPUs
             self.world_size = WORLD_SIZE

@@ -84,6 +84,13 @@ class ERPoseDataset(YOLODataset):
         each = (self.prefix, (k, d), len(self.data["names"]), self.single_cls, self.cv2_flag)
         return verify, zip(self.im_files, self.label_files, *map(repeat, each))
 
+    def set_rectangle(self) -> None:
+        """Stock shapes of rectangular batches; labels keep the ``shape`` that it takes away (box margins need it)."""
+        shapes = [(label, label["shape"]) for label in self.labels]
+        super().set_rectangle()
+        for label, shape in shapes:
+            label["shape"] = shape
+
     def get_cache_hash(self) -> str:
         """Stock hash, told apart from the stock reader's."""
         return get_hash([super().get_cache_hash(), ROWS])

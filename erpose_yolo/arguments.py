@@ -55,7 +55,7 @@ _PASTE = "it pastes segments, which pose labels do not have"
 
 WITHOUT_EFFECT = {
     "nms": NoEffect(("train", *_USE, "export", "benchmark"), _NMS, met=(False,)),
-    "iou": NoEffect(("train", *_USE, "export"), _NMS),
+    "iou": NoEffect(("train", *_USE, "export", "benchmark"), _NMS),
     "agnostic_nms": NoEffect(("train", *_USE, "export"), _NMS),
     "conf": NoEffect(("export",), "an export holds no threshold, give conf= to predict"),
     "box": NoEffect(("train",), _GAINS),

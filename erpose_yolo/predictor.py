@@ -28,7 +28,14 @@ class ERPosePredictor(PosePredictor):
             from erpose_yolo.exporter import check_input
 
             check_input(im.shape, self.model)
-        return super().inference(im, *args, **kwargs)
+        head = self.model.model.model[-1] if self.args.visualize and self.model.format == "pt" else None
+        if head is None:
+            return super().inference(im, *args, **kwargs)
+        hook = head.register_forward_hook(_scores_as_stock)
+        try:
+            return super().inference(im, *args, **kwargs)
+        finally:
+            hook.remove()
 
     def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Any]:
         """Turn network output into Results.
@@ -44,3 +51,8 @@ class ERPosePredictor(PosePredictor):
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
         kept = select_rows(rows, self.args.conf, self.args.max_det, self.args.classes)
         return self.construct_results(kept, img, orig_imgs)
+
+
+def _scores_as_stock(head: Any, given: Any, output: tuple[Tensor, dict[str, Any]]) -> tuple[Tensor, dict[str, Any]]:
+    """Forward hook that names the score logits as the stock activation maps (``visualize=True``) look for them."""
+    return output[0], {"one2one": {"scores": output[1]["one2one"]}}

@@ -134,6 +134,7 @@ TOUCHED = (
     Touch("ultralytics.data.base:BaseDataset.__init__", "uses cv2_flag", "our reader decodes pictures as training will"),
     Touch("ultralytics.utils.patches:PIL_FALLBACK_SUFFIXES", "", "pictures that OpenCV does not read"),
     Touch("ultralytics.utils.patches:imread", "(filename, /, flags)", "our reader decodes pictures as training will"),
+    Touch("ultralytics.data.base:BaseDataset.set_rectangle", "uses labels shape", "rect=: labels keep their shape for the margins"),
     Touch("ultralytics.data.utils:check_image", "(im_file, /)", "our reader checks pictures with it"),
     Touch("ultralytics.data.utils:get_hash", "(paths, /)", "hash of our label caches"),
     Touch("ultralytics.data.utils:get_split_fraction", "(fraction, split, /)", "honours fraction="),
@@ -152,6 +153,7 @@ TOUCHED = (
         "the steps that ERPoseValidator and ExactPose step into; end2end is set there, which our head ignores",
     ),
     Touch("ultralytics.models.yolo.pose:PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"),
+    Touch("ultralytics.utils.plotting:class_activation_map", "uses one2one scores", "visualize=: our head names its scores so"),
     Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch pictures"),
     # export
     Touch(
@@ -176,7 +178,7 @@ REPLACED = {
     "plot_val_samples postprocess pred_to_json preprocess print_results update_metrics",
     "ultralytics.models.yolo.pose:PosePredictor": "inference postprocess setup_model",
     "ultralytics.utils.metrics:PoseMetrics": "fitness",
-    "ultralytics.data.dataset:YOLODataset": "get_cache_hash verify_args",
+    "ultralytics.data.dataset:YOLODataset": "get_cache_hash set_rectangle verify_args",
 }
 
 HEAD = "ERPoseHead"  # class name of our head: what a checkpoint's last layer or an export's metadata is asked for

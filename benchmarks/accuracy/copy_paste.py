@@ -107,11 +107,11 @@ def cut(image: np.ndarray, mask: np.ndarray, rows: np.ndarray, source: str) -> l
     keypoints = rows[:, 5:].reshape(-1, 17, 3) * [w, h, 1]
     boxes = np.concatenate((rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2), 1) * [w, h, w, h]
     spots = keypoints[..., :2].astype(int).clip(0, [w - 1, h - 1])
-    held = np.where(keypoints[..., 2] > 0, parts[spots[..., 1], spots[..., 0]], 0)  # (n, 17) part under each keypoint, 0 none
+    part_of = np.where(keypoints[..., 2] > 0, parts[spots[..., 1], spots[..., 0]], 0)  # (n, 17) part under each keypoint, 0 none
     found = []
     for i, box in enumerate(boxes):
-        own = np.setdiff1d(held[i], [0])
-        if not len(own) or np.isin(np.delete(held, i, 0), own).any():
+        own = np.setdiff1d(part_of[i], [0])
+        if not len(own) or np.isin(np.delete(part_of, i, 0), own).any():
             continue
         person = np.isin(parts, own)
         ys, xs = np.nonzero(person)
@@ -345,7 +345,7 @@ def load(data: Path, split: str, seed: int) -> tuple[list[Cutout], list[np.ndarr
 
 
 def write_split(folder: Path, split: str, images: int, settings: Settings) -> dict:
-    """Pictures, label rows and COCO annotations of a split; returns what the set's record says of it."""
+    """Images, label rows and COCO annotations of a split; returns what the set's record says of it."""
     cutouts, backgrounds = load(Path(settings.data), split, settings.seed)
     for kind in ("images", "labels"):
         (folder / kind / split).mkdir(parents=True)

@@ -349,3 +349,17 @@ def test_it_shows_how_far_it_is_and_counts(model, tmp_path, log, capsys):
     assert "poses in views" in shown.out + shown.err and "3/3" in shown.out + shown.err
     model.predict(str(tmp_path / "a.png"), slices=64, **OPTIONS)
     assert "views" not in "".join(capsys.readouterr())
+
+
+def test_random_weights_are_said_once(log, tmp_path):
+    model = ERPose("erpose-n.yaml")
+    for _ in range(2):
+        model.predict(noise(64, 64), **OPTIONS)
+    assert sum("random weights" in line for line in log) == 1
+    model.save(tmp_path / "random.pt")  # a file does not make them better
+    ERPose(tmp_path / "random.pt").predict(noise(64, 64), **OPTIONS)
+    assert sum("random weights" in line for line in log) == 2
+    trained = ERPose("erpose-n.pt")
+    trained.predict(noise(64, 64), **OPTIONS)
+    ERPose("erpose-n.yaml").load("erpose-n.pt").predict(noise(64, 64), **OPTIONS)
+    assert sum("random weights" in line for line in log) == 2

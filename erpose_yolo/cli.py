@@ -40,8 +40,8 @@ MODES = {
     "train": (
         "train a model",
         "erpose train model=erpose-n.yaml data=coco-pose.yaml epochs=100 imgsz=640",
-        """  model      erpose-n.yaml (random weights), erpose-n.pt (fine-tune), or a YAML of your own, whose block 'erpose:' holds the
-             settings of the method
+        """  model      erpose-n.yaml (random weights), erpose-n.pt (fine-tune), or a YAML of your own, whose block 'erpose:' holds
+             the settings of the method
   data       a data YAML, or by name: {datasets}""",
     ),
     "val": (
@@ -53,8 +53,8 @@ MODES = {
     "predict": (
         "find people in images and videos",
         "erpose predict source=street.jpg\n       erpose predict source=square.jpg slices=640,1600 overlap=0.25",
-        """  slices     side of square tiles in pixels of the image, or several: slices=640 or slices=640,1600. For images much larger
-             than imgsz: the tiles and the whole image are predicted and merged by OKS
+        """  slices     side of square tiles in pixels of the image, or several: slices=640 or slices=640,1600. For images much
+             larger than imgsz: the tiles and the whole image are predicted and merged by OKS
   overlap    least share of a side that neighbouring tiles have in common (0.25): people smaller than that are whole in one
   batch      with slices: tiles at a time (8)
   nms, iou   without effect: each person has one row""",
@@ -97,7 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
     if first in HELP:
         return _help(arguments[1:])
     if first in VERSION:
-        print(", ".join((f"erpose-yolo {__version__}", *(f"{p} {importlib.metadata.version(p)}" for p in ("ultralytics", "torch")))))
+        print(
+            ", ".join((f"erpose-yolo {__version__}", *(f"{p} {importlib.metadata.version(p)}" for p in ("ultralytics", "torch"))))
+        )
         return 0
     if first in COMMANDS:
         return int(importlib.import_module(COMMANDS[first].module).main(arguments[1:]) or 0)

@@ -345,8 +345,9 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
 
     Returns:
         head, end2end, kpt_names (per class, as ultralytics writes it; numbered where nobody named them), skeleton (pairs of
-        joint indices, empty where unknown), sigmas, strides (``stride`` is the largest), rows ("dense": a row per cell, unsorted; "topk": sorted), layout (of a row), units (of
-        its coordinates) and input (what the network was trained to see). Numbers, strings, lists and dictionaries only.
+        joint indices, empty where unknown), sigmas, strides (``stride`` is the largest), rows ("dense": a row per cell,
+        unsorted; "topk": sorted), layout (of a row), units (of its coordinates) and input (what the network was trained to
+        see). Numbers, strings, lists and dictionaries only.
     """
     joints, values = head.kpt_shape
     given = getattr(model, "kpt_names", None)

@@ -150,7 +150,7 @@ class ERPose(YOLO):
         if self._warned or not isinstance(self.model, ERPoseModel):
             return
         norms = [layer for layer in self.model.model[-1].modules() if isinstance(layer, nn.BatchNorm2d)]
-        if norms and not any(bool(layer.running_mean.any()) for layer in norms):
+        if norms and not any(bool(n.running_mean.any()) for n in norms if n.running_mean is not None):
             self._warned = True
             LOGGER.warning(
                 f"{self.model_name} has random weights: what it predicts means nothing. Train it, or take trained weights "

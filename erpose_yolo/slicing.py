@@ -64,8 +64,8 @@ def parse_sides(slices: Any, overlap: Any = 0.25) -> tuple[int, ...]:
         sides, share = (), math.nan
     if not sides or len(sides) != len(given) or math.isnan(share):
         raise ValueError(
-            "slices must be the side of the tiles in pixels, or several sides, such as slices=640 or slices=640,1600, and overlap a "
-            f"share such as 0.25; got slices={slices!r} and overlap={overlap!r}."
+            "slices must be the side of the tiles in pixels, or several sides, such as slices=640 or slices=640,1600, and "
+            f"overlap a share such as 0.25; got slices={slices!r} and overlap={overlap!r}."
         )
     for side in sides:
         check(side, share)
@@ -247,7 +247,9 @@ class SlicedPredictor(ERPosePredictor):
         """
         unfit = [name for name in ("embed", "visualize") if getattr(self.args, name)]
         if unfit or self.source_type.tensor:
-            raise ValueError(f"slices= does not go with {unfit[0] + '=' if unfit else 'a tensor as the source: give arrays or files'}.")
+            raise ValueError(
+                f"slices= does not go with {unfit[0] + '=' if unfit else 'a tensor as the source: give arrays or files'}."
+            )
         self.views: list[int] = []  # of each picture
         return [self.see(path, picture, *args, **kwargs) for path, picture in zip(self.batch[0], self.batch[1])]
 
@@ -284,7 +286,8 @@ class SlicedPredictor(ERPosePredictor):
         results = []
         for poses, picture, path in zip(preds, orig_imgs, self.batch[0]):
             sigmas = sigmas_for(poses.joints.shape[1], self.sigmas)
-            poses = poses[merge(poses, *picture.shape[:2], sigmas)[: self.args.max_det]]
+            height, width = picture.shape[:2]
+            poses = poses[merge(poses, height, width, sigmas)[: self.args.max_det]]
             boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
             results.append(Results(picture, path=path, names=self.model.names, boxes=boxes, keypoints=poses.joints))
         return results

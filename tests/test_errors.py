@@ -11,7 +11,7 @@ from erpose_yolo.errors import is_input_error, one_line, suggestion
 
 
 def caught(run: Callable[[], Any]) -> BaseException:
-    with pytest.raises(Exception) as info:  # noqa: PT011 - whichever it is
+    with pytest.raises(Exception) as info:
         run()
     return info.value
 
@@ -23,7 +23,9 @@ def made(source: str, module: str) -> Callable[[], Any]:
     return space["run"]
 
 
-@pytest.mark.parametrize("error", ["SyntaxError", "ValueError", "TypeError", "KeyError", "ModuleNotFoundError", "FileNotFoundError"])
+@pytest.mark.parametrize(
+    "error", ["SyntaxError", "ValueError", "TypeError", "KeyError", "ModuleNotFoundError", "FileNotFoundError"]
+)
 @pytest.mark.parametrize("module", ["erpose_yolo.config", "ultralytics.cfg"])
 def test_what_the_packages_raise_is_of_the_input(error: str, module: str) -> None:
     assert is_input_error(caught(made(f"raise {error}(\n        'conf must be\\n a number'\n    )", module)))
@@ -53,5 +55,8 @@ def test_files_and_asserts_of_ultralytics() -> None:
 
 
 def test_sentences() -> None:
-    assert one_line(ValueError(" two\n  lines ")) == "two lines" and one_line(KeyError("kpt_shape is missing")) == "kpt_shape is missing"
+    assert (
+        one_line(ValueError(" two\n  lines ")) == "two lines"
+        and one_line(KeyError("kpt_shape is missing")) == "kpt_shape is missing"
+    )
     assert suggestion("chek", ["check", "convert"]) == " Did you mean 'check'?" and suggestion("qqq", ["check"]) == ""

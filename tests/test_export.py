@@ -304,7 +304,9 @@ def test_what_the_stock_command_passes_on(checkpoint: Path) -> None:
     assert Path(ERPose(checkpoint).export(model=str(checkpoint), format="torchscript", imgsz=SIZE)).is_file()
 
 
-def test_shipped_weights_are_exported_into_the_users_folder(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_weights_are_exported_into_the_users_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An installation is no place for the exports of its weights, and may be read-only."""
     root = tmp_path / "site-packages" / "cfg"
     (root / "weights").mkdir(parents=True)
@@ -342,7 +344,9 @@ def test_what_is_lacking_is_said_before_anything_starts(checkpoint: Path, monkey
     monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: True)
     version = exporter.importlib.metadata.version
     for installed, allowed in (("2.3.5", True), ("1.26.4", True), ("2.4.0rc1", False), ("2.10.1", False), ("3.0.0", False)):
-        monkeypatch.setattr(exporter.importlib.metadata, "version", lambda name, v=installed: v if name == "numpy" else version(name))
+        monkeypatch.setattr(
+            exporter.importlib.metadata, "version", lambda name, v=installed: v if name == "numpy" else version(name)
+        )
         assert (exporter.missing(exporter.CONVERTERS["coreml"]) == []) is allowed
     with pytest.raises(ModuleNotFoundError, match=r"format='coreml' needs numpy<2.4, .*pip install 'numpy<2.4'$"):
         model.export(format="coreml")

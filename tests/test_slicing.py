@@ -208,7 +208,9 @@ def one_by_one(poses: Poses, height: int, width: int, sigmas: torch.Tensor, thre
         for j in kept:
             if poses.category[i] != poses.category[j] or bool((poses.view[i] == poses.view[j]).all()):
                 continue
-            low, high = (f(poses.view[i], poses.view[j])[half] for f, half in ((torch.maximum, slice(2)), (torch.minimum, slice(2, 4))))
+            low, high = (
+                f(poses.view[i], poses.view[j])[half] for f, half in ((torch.maximum, slice(2)), (torch.minimum, slice(2, 4)))
+            )
             xy = poses.joints[i, :, :2]
             shared = ((xy >= low) & (xy < high)).all(-1)
             visible = shared & (poses.joints[i, :, 2] >= SEEN)
@@ -255,13 +257,22 @@ def test_nobody_is_merged_into_nobody():
 
 @pytest.mark.parametrize(
     ("given", "sides"),
-    [(640, (640,)), ("640", (640,)), ("640,1600", (640, 1600)), ((640, 1600), (640, 1600)), ([64.0], (64,)), (" 64 , 32 ", (64, 32))],
+    [
+        (640, (640,)),
+        ("640", (640,)),
+        ("640,1600", (640, 1600)),
+        ((640, 1600), (640, 1600)),
+        ([64.0], (64,)),
+        (" 64 , 32 ", (64, 32)),
+    ],
 )
 def test_sides(given, sides):
     assert parse_sides(given) == sides
 
 
-@pytest.mark.parametrize("given", ["many", "", True, 64.5, [], [640, None], {640: 1}, math.nan, math.inf, "640;1600", "(640, 1600)"])
+@pytest.mark.parametrize(
+    "given", ["many", "", True, 64.5, [], [640, None], {640: 1}, math.nan, math.inf, "640;1600", "(640, 1600)"]
+)
 def test_what_is_no_side_is_refused(given):
     with pytest.raises(ValueError, match="slices must be the side of the tiles in pixels"):
         parse_sides(given)

@@ -257,9 +257,7 @@ def test_through_the_model(clip: Path, tmp_path: Path):
     assert np.abs(lagging - plain[-1] - 20).max() > 5
     assert np.allclose(step(0) - plain[-1], 30, atol=1e-2), "turned off"
     lines = tmp_path / "out" / "labels" / "clip_5.txt"
-    last = model.track(
-        str(clip), smooth=True, save=True, save_txt=True, project=str(tmp_path), name="out", **options
-    )[-1]
+    last = model.track(str(clip), smooth=True, save=True, save_txt=True, project=str(tmp_path), name="out", **options)[-1]
     assert np.allclose(np.array(lines.read_text().split("\n")[0].split()[5:7], float) * (640, 480), last.keypoints.xy[0, 0], atol=1)
     del options["predictor"]
     found = model.track(str(clip), slices=48, conf=1e-6, smooth=True, **options)

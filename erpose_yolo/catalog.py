@@ -99,16 +99,24 @@ def find_dataset(name: str | Path) -> Path | None:
 
 
 def resolve_data(data: object) -> object:
-    """Turn a ``data=`` argument into what ultralytics finds: the shipped YAML's path for a name of ours, else as given.
-
-    A path that no longer exists but ends in the name of a shipped data set (a checkpoint of another environment) is
-    looked up by that name.
-    """
-    if not isinstance(data, (str, Path)):
-        return data
-    name = data if "/" not in str(data) and "\\" not in str(data) or Path(data).exists() else Path(data).name
-    found = find_dataset(name)
+    """Turn a ``data=`` argument into what ultralytics finds: the shipped YAML's path for a bare name of ours, else as given."""
+    found = find_dataset(data) if isinstance(data, (str, Path)) else None
     return data if found is None else str(found)
+
+
+def resolve_stored_data(data: object) -> object:
+    """Resolve the ``data`` that a checkpoint stored, which may be the shipped YAML's path in another environment.
+
+    Such a path is absolute, ends in ``cfg/datasets/NAME.yaml``, and leads nowhere here. Nothing that a user types comes
+    this way: a mistyped folder must not become the shipped set.
+    """
+    if isinstance(data, (str, Path)):
+        *_, home, folder, name = ["", "", *re.split(r"[\\/]", str(data))]
+        absolute = str(data).startswith("/") or re.match(r"[A-Za-z]:[\\/]", str(data)) is not None
+        if absolute and (home, folder) == ("cfg", "datasets") and not Path(data).exists():
+            found = find_dataset(name)
+            return data if found is None else str(found)
+    return resolve_data(data)
 
 
 def find_model(name: str | Path) -> tuple[Path, str] | None:

@@ -152,6 +152,17 @@ TOUCHED = (
         "uses end2end init_metrics preprocess postprocess update_metrics gather_stats get_stats print_results",
         "the steps that ERPoseValidator and ExactPose step into; end2end is set there, which our head ignores",
     ),
+    Touch(
+        "ultralytics.engine.predictor:BasePredictor.stream_inference",
+        "uses batch preprocess inference postprocess results write_results on_predict_postprocess_end",
+        "sliced prediction replaces what lies between loading and saving; smoothing steps in behind the trackers",
+    ),
+    Touch("ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "tiles"),
+    Touch("ultralytics.engine.predictor:BasePredictor.write_results", "(self, i, p, im, s, /)", "counts views in the log"),
+    Touch("ultralytics.engine.model:Model.predict", "(self, source=None, stream=False, predictor=None)", "slices bring another"),
+    Touch("ultralytics.trackers:register_tracker", "(model, persist, /)", "smoothing is registered behind it"),
+    Touch("ultralytics.trackers.track:on_predict_postprocess_end", "uses trackers results mode", "smoothing reads these"),
+    Touch("ultralytics.trackers.byte_tracker:BYTETracker.reset", "uses frame_id", "tells smoothing that identities begin again"),
     Touch("ultralytics.models.yolo.pose:PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"),
     Touch("ultralytics.utils.plotting:class_activation_map", "uses one2one scores", "visualize=: our head names its scores so"),
     Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch pictures"),
@@ -163,6 +174,8 @@ TOUCHED = (
     ),
     # command line
     Touch("ultralytics.cfg:entrypoint", "", "the erpose command runs stock commands with it"),
+    Touch("ultralytics.cfg:merge_equals_args", "(args, /)", "the erpose command looks at each word"),
+    Touch("ultralytics.cfg:check_dict_alignment", "(base, custom, /)", "unknown arguments are refused in one sentence"),
     Touch("ultralytics.cfg:get_save_dir", "(args, /)", "folder of erpose eval"),
     Touch("ultralytics.cfg:parse_key_value_pair", "(pair, /)", "arguments of erpose eval"),
 )
@@ -278,6 +291,21 @@ def head_name(model: Any) -> str:
         return type(layers[-1]).__name__ if layers is not None else ""
     except (TypeError, IndexError, KeyError):  # a foreign module whose `model` is no sequence of layers
         return ""
+
+
+def is_argument(key: str) -> bool:
+    """Tell whether Ultralytics takes a configuration argument of this name, be it one that it has deprecated."""
+    from ultralytics.cfg import DEFAULT_CFG_DICT, check_dict_alignment
+    from ultralytics.utils import LOGGER
+
+    before, LOGGER.disabled = LOGGER.disabled, True  # it prints its whole help, or that the name is deprecated
+    try:
+        check_dict_alignment(DEFAULT_CFG_DICT, {key: None})
+    except SyntaxError:
+        return False
+    finally:
+        LOGGER.disabled = before
+    return True
 
 
 def register_safe_globals(classes: Iterable[type]) -> None:

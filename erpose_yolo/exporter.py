@@ -6,14 +6,16 @@ host; ours gives them the dense one-to-one rows instead, of which a threshold is
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +27,10 @@ from ultralytics.engine.exporter import export_formats
 from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils import LOGGER, YAML
 
+from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
-from erpose_yolo.data.skeletons import joint_names, known_skeleton
+from erpose_yolo.data.skeletons import COCO_17, joint_names, known_skeleton
+from erpose_yolo.errors import suggestion
 from erpose_yolo.oks import sigmas_for
 from erpose_yolo.quantize import float_pose
 
@@ -58,6 +62,8 @@ ALIASES = {
 EIGHT_BIT = (8, "w8a16", "w8a32")
 QUANTIZE = {"fp16": 16, "half": 16, "16": 16, "int8": 8, "8": 8, "fp32": 32, "32": 32}
 
+_TURN = threading.RLock()  # of exports, which replace functions of other modules for their length
+
 _ONNX = {"onnx": "onnx", "onnxslim": "onnxslim", "onnxruntime": "onnxruntime"}
 _TF = {
     "tensorflow": "tensorflow<=2.19.0", "tf_keras": "tf_keras<=2.19.0", "onnx2tf": "onnx2tf>=1.26.3,<1.29.0",
@@ -69,7 +75,7 @@ CONVERTERS: dict[str, dict[str, str]] = {
     "onnx": _ONNX,
     "openvino": {"openvino": "openvino"},
     "engine": {"tensorrt": "tensorrt", **_ONNX},
-    "coreml": {"coremltools": "coremltools>=9.0"},
+    "coreml": {"coremltools": "coremltools>=9.0", "numpy": "numpy<2.4"},
     "coreai": {"coreai_torch": "coreai-torch>=0.4.3"},
     "saved_model": _TF,
     "pb": _TF,
@@ -117,33 +123,42 @@ def format_of(name: object) -> str:
     key = ALIASES.get(str(name).lower(), str(name).lower())
     known = export_formats()["Argument"][1:]
     if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"Did you mean '{near[0]}'? " if near else ""
-        raise ValueError(f"There is no export format '{name}'. {hint}The formats are {', '.join(known)}.")
+        raise ValueError(f"There is no export format '{name}'.{suggestion(key, known)} The formats are {', '.join(known)}.")
     if key in REFUSED:
         raise ValueError(f"ER-Pose cannot be exported to format='{key}': {REFUSED[key]}.")
     return key
 
 
 def missing(wanted: dict[str, str]) -> list[str]:
-    """Pip requirements whose module is not installed."""
-    return [package for module, package in wanted.items() if importlib.util.find_spec(module) is None]
+    """Pip requirements that are not met: no such module, or one that is too new for a bound ``<``."""
+    return [package for module, package in wanted.items() if not _is_met(module, package)]
+
+
+def _is_met(module: str, package: str) -> bool:
+    if importlib.util.find_spec(module) is None:
+        return False
+    bound = re.fullmatch(rf"{module}<(\d+)\.(\d+)", package)
+    if bound is None:  # ultralytics states the other bounds itself
+        return True
+    installed = re.findall(r"\d+", importlib.metadata.version(module))
+    return (int(installed[0]), int(installed[1])) < (int(bound[1]), int(bound[2]))
 
 
 def _need(wanted: dict[str, str], what: str) -> None:
     lacking = missing(wanted)
     if lacking:
-        names = " ".join(f"'{name}'" for name in lacking)
+        ours = set(lacking) <= set(_ONNX.values())
+        names = "'erpose-yolo[export]'" if ours else " ".join(f"'{name}'" for name in lacking)
         raise ModuleNotFoundError(f"{what} needs {', '.join(lacking)}, which this environment lacks: pip install {names}")
 
 
-def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
-    """Export a model.
+def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
+    """Export a model. Exports of several threads take turns, because parts of other packages are replaced meanwhile.
 
     Args:
         model: the ERPose object.
         run: the stock ``export`` method, bound to it.
-        **kwargs: its arguments. ``nms`` is ignored: there is none.
+        **kwargs: its arguments, of which the stock command line passes ``model`` on, too. ``nms`` is ignored: there is none.
 
     Returns:
         Path of the export. It is complete: a failed export leaves nothing, and what was there before stays.
@@ -162,7 +177,7 @@ def export(model: Any, run: Callable[..., str], **kwargs: Any) -> str:
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
-        with work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""), paddle_look_ups(fmt):
+        with _TURN, work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""), paddle_look_ups(fmt):
             made = run(**kwargs)
             return work.publish(str(made))  # coreml gives a Path
     finally:
@@ -214,7 +229,8 @@ class _Work:
     def start(self, exporter: Any) -> None:
         """Callback ``on_export_start``: the stock exporter's copy of the model is ready and nothing is written yet."""
         prepare(exporter, self.fmt)
-        self.final = exporter.file.parent
+        shipped = catalog.cfg_root() / "weights"  # of an installation: the user's folder is where they are worked with
+        self.final = Path.cwd() if exporter.file.parent.resolve() == shipped.resolve() else exporter.file.parent
         self.final.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=".export-", dir=self.final))  # same file system: a move is a rename
         exporter.file = self.folder / exporter.file.name
@@ -328,21 +344,26 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
     """What a program without this package must know of an export, besides the stock metadata.
 
     Returns:
-        head, end2end, kpt_names (per class, as ultralytics writes it), skeleton (pairs of joint indices), sigmas, strides
-        (``stride`` is the largest), rows ("dense": a row per cell, unsorted; "topk": sorted), layout (of a row), units (of
-        its coordinates) and input (what the network was trained to see). Numbers, strings, lists and dictionaries only.
+        head, end2end, kpt_names (per class, as ultralytics writes it; numbered where nobody named them), skeleton (pairs of
+        joint indices, empty where unknown), sigmas, strides (``stride`` is the largest), rows ("dense": a row per cell,
+        unsorted; "topk": sorted), layout (of a row), units (of its coordinates) and input (what the network was trained to
+        see). Numbers, strings, lists and dictionaries only.
     """
     joints, values = head.kpt_shape
-    names = joint_names(getattr(model, "kpt_names", None), joints)
-    known = known_skeleton(names, joints)
-    if known is not None and names is None:
-        names = list(known.names)
-    per_class = getattr(model, "kpt_names", None) or (dict.fromkeys(range(head.nc), names) if names else None)
+    given = getattr(model, "kpt_names", None)
+    names = joint_names(given, joints)
+    if names == [str(k) for k in range(joints)]:  # what the stock trainer writes where the data YAML has none
+        names = None
+    known = known_skeleton(names) if names else COCO_17 if joints == len(COCO_17.names) else None
+    if names is None:
+        names, given = list(known.names) if known else [f"keypoint_{k}" for k in range(joints)], None
+    per_class = given if isinstance(given, dict) else dict.fromkeys(range(head.nc), names)
     limbs = getattr(model, "skeleton", None) or (known.limbs if known else ())
     sigmas = sigmas_for(joints, getattr(model, "kpt_oks_sigmas", None)).tolist()
-    text = {
+    return {
         "head": HEAD,
         "end2end": True,  # in the sense of ultralytics' backends: rows are final, neither to be decoded nor suppressed
+        "kpt_names": {int(k): list(v) for k, v in per_class.items()},
         "skeleton": [[int(a), int(b)] for a, b in limbs],
         "sigmas": [round(float(s), 6) for s in sigmas],
         "strides": [int(s) for s in head.stride.tolist()],
@@ -351,7 +372,6 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
         "units": "shares of the input's width and height" if shares else "pixels of the input",
         "input": {"colour": "RGB", "range": [0, 1], "order": "BCHW", "resize": "letterbox", "padding": 114},
     }
-    return text | ({"kpt_names": {k: list(v) for k, v in dict(per_class).items()}} if per_class else {})
 
 
 def format_of_file(path: str | Path) -> str | None:

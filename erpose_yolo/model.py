@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from ultralytics.models.yolo.model import YOLO
+from ultralytics.trackers import register_tracker
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
 
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
 from erpose_yolo.network import ERPoseModel, load_model_yaml
 from erpose_yolo.predictor import ERPosePredictor
-from erpose_yolo.slicing import check, predict_slices
-from erpose_yolo.smoothing import PoseSmoother
+from erpose_yolo.slicing import TILES, SlicedPredictor, parse_sides, sliced_predictor
+from erpose_yolo.smoothing import TrackSmoother
 from erpose_yolo.trainer import ERPoseTrainer
 from erpose_yolo.validator import ERPoseValidator
 from erpose_yolo.weights import is_weights, load_weights, save_weights
@@ -40,7 +41,7 @@ class ERPose(YOLO):
         >>> model.predict("street.jpg")[0].keypoints.xy
     """
 
-    _smoother: PoseSmoother | None = None  # of a video that is fed frame by frame (persist)
+    _warned = False  # of predictions with random weights
 
     def __init__(self, model: Any = "erpose-n.yaml", task: str | None = None, verbose: bool = False) -> None:
         if task not in (None, "pose"):
@@ -48,6 +49,8 @@ class ERPose(YOLO):
         super().__init__(model=_weights(model), task="pose", verbose=verbose)
         self.task = "pose"  # a YOLO that hands over an export may have guessed another
         self.overrides: dict[str, Any] = {**self.overrides, "task": "pose"}
+        if "data" in self.overrides:
+            self.overrides["data"] = catalog.resolve_stored_data(self.overrides["data"])
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         self.cfg = self.model_name = cfg
@@ -113,7 +116,7 @@ class ERPose(YOLO):
         source: Any = None,
         stream: bool = False,
         predictor: Any = None,
-        slices: int | Sequence[int] | None = None,
+        slices: int | str | Sequence[int] | None = None,
         overlap: float = 0.25,
         **kwargs: Any,
     ) -> Any:
@@ -121,69 +124,59 @@ class ERPose(YOLO):
 
         Args:
             source, stream, predictor, **kwargs: as ``YOLO.predict`` takes them.
-            slices: side of square tiles in pixels of the picture, or several sides; tiles and the whole picture are
-                predicted and merged by OKS (slicing.py). ``imgsz`` is the network's input for each of them.
+            slices: side of square tiles in pixels of the picture, or several sides (``640``, ``"640,1600"``, ``[640, 1600]``);
+                tiles and the whole picture are predicted and merged by OKS (slicing.py). ``imgsz`` is the network's input for
+                each of them, and ``batch`` the tiles at a time.
             overlap: least share of a side that neighbouring tiles have in common.
 
         Returns:
             List of Results, with ``stream`` a generator of them.
 
         Raises:
-            ValueError: slices or overlap out of range.
+            ValueError: slices or overlap out of range, or a predictor of one's own beside them.
         """
         check_arguments(kwargs.get("mode", "predict"), kwargs)
-        if slices is None:
-            return super().predict(source, stream, predictor, **kwargs)
-        results = self._predict_slices(source, slices, overlap, **kwargs)
-        return results if stream else list(results)
+        self._warn_if_random()
+        if slices is not None:
+            if predictor is not None:
+                raise ValueError("Give either slices= or predictor=: slices bring a predictor of their own.")
+            sides = parse_sides(slices, overlap)
+            predictor = sliced_predictor(sides, float(overlap), int(kwargs.get("batch") or TILES))
+            kwargs["batch"] = 1  # pictures at a time
+        elif predictor is None and isinstance(self.predictor, SlicedPredictor):
+            predictor = ERPosePredictor  # the stock method would keep the last one
+        return super().predict(source, stream, predictor, **kwargs)
 
-    def _predict_slices(self, source: Any, slices: int | Sequence[int], overlap: float, **kwargs: Any) -> Iterator[Any]:
-        from ultralytics.cfg import get_cfg, get_save_dir
-        from ultralytics.data.build import load_inference_source
+    def _warn_if_random(self) -> None:
+        """Warn, once, where the head has never been trained: its normalisation layers are as they were made."""
+        if self._warned or not isinstance(self.model, ERPoseModel):
+            return
+        norms = [layer for layer in self.model.model[-1].modules() if isinstance(layer, nn.BatchNorm2d)]
+        if norms and not any(bool(n.running_mean.any()) for n in norms if n.running_mean is not None):
+            self._warned = True
+            LOGGER.warning(
+                f"{self.model_name} has random weights: what it predicts means nothing. Train it, or take trained weights "
+                f"({', '.join(catalog.list_weights())})."
+            )
 
-        sides = [slices] if isinstance(slices, int) else list(slices)
-        for side in sides:
-            check(side, overlap)
-        save, show, batch = kwargs.pop("save", False), kwargs.pop("show", False), int(kwargs.pop("batch", 8))
-        kwargs = {**kwargs, "save": False, "verbose": False}
-        first = super().predict
-
-        def predict(parts: list[Any]) -> list[Any]:
-            return list(first(parts, **kwargs))
-
-        pictures = ((path, image) for paths, images, _ in load_inference_source(source) for path, image in zip(paths, images))
-        size = kwargs.get("imgsz") or self.overrides.get("imgsz") or DEFAULT_CFG_DICT["imgsz"]
-        size = size if isinstance(size, int) else max(size)
-        if isinstance(self.model, nn.Module):
-            sigmas = getattr(self.model, "kpt_oks_sigmas", None)
-        else:
-            from erpose_yolo.exporter import read_metadata
-
-            sigmas = read_metadata(self.model).get("sigmas")
-        folder = get_save_dir(get_cfg(overrides={**self.overrides, **kwargs, "mode": "predict"})) if save else None
-        for result in predict_slices(predict, pictures, sides, size, sigmas, overlap, batch):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                LOGGER.info(f"Saved {result.save(str(folder / Path(result.path).with_suffix('.jpg').name))}")
-            if show:
-                result.show()
-            yield result
-
-    def track(self, source: Any = None, stream: bool = False, persist: bool = False, smooth: float = 0, **kwargs: Any) -> Any:
+    def track(
+        self, source: Any = None, stream: bool = False, persist: bool = False, smooth: float | bool = 0, **kwargs: Any
+    ) -> Any:
         """Track, with joints smoothed per track if wanted.
 
         Args:
-            source, stream, persist, **kwargs: as ``YOLO.track`` takes them.
-            smooth: frames per second of the source; joints of each track go through a One-Euro filter (smoothing.py).
-                0 leaves them as they are.
+            source, stream, persist, **kwargs: as ``YOLO.track`` takes them; ``slices`` and ``overlap`` as :meth:`predict` does.
+            smooth: joints of each track go through a One-Euro filter (smoothing.py). ``True`` for a video or camera, which
+                knows its frame rate; else frames per second. 0 leaves joints as they are. Each call sets it anew.
+
+        Raises:
+            ValueError: smooth is not a frame rate, or True for a source that has none.
         """
-        results = super().track(source, stream, persist, **kwargs)
-        if not smooth:
-            return results
-        if not persist or self._smoother is None:
-            self._smoother = PoseSmoother(smooth)
-        smoothed = map(self._smoother, results)
-        return smoothed if stream else list(smoothed)
+        register_tracker(self, persist)  # now, so that the smoother comes after it
+        TrackSmoother.register(self, smooth, persist)
+        if kwargs.get("slices") is not None:
+            kwargs.setdefault("batch", TILES)  # the stock method's default is 1
+        return super().track(source, stream, persist, **kwargs)
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with the data sets of this package known by name."""

@@ -46,11 +46,18 @@ class ERPosePredictor(PosePredictor):
             orig_imgs: original images, a list of arrays or a tensor.
             **kwargs: what other predictors take (an IoU threshold, say); there is no NMS to use it.
         """
-        rows = preds[0] if isinstance(preds, (list, tuple)) else preds
         if not isinstance(orig_imgs, list):
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
-        kept = select_rows(rows, self.args.conf, self.args.max_det, self.args.classes)
-        return self.construct_results(kept, img, orig_imgs)
+        return self.construct_results(self.select(preds), img, orig_imgs)
+
+    def select(self, preds: Any) -> list[Tensor]:
+        """Rows of each image above the threshold, best first.
+
+        Args:
+            preds: see :meth:`postprocess`.
+        """
+        rows = preds[0] if isinstance(preds, (list, tuple)) else preds
+        return select_rows(rows, self.args.conf, self.args.max_det, self.args.classes)
 
 
 def _scores_as_stock(head: Any, given: Any, output: tuple[Tensor, dict[str, Any]]) -> tuple[Tensor, dict[str, Any]]:

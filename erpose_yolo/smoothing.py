@@ -10,6 +10,8 @@ people near and far.
 from __future__ import annotations
 
 import math
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -110,3 +112,73 @@ class PoseSmoother:
         out.boxes, out.speed = result.boxes, result.speed
         out.update(keypoints=joints)
         return out
+
+
+class TrackSmoother:
+    """Callback of a predictor that smooths what its trackers have just identified, before anything is drawn or saved.
+
+    A filter belongs to one tracker and one source: streams side by side, two videos, and frames of different size never share
+    one. Frames that are fed one by one as arrays have no name; who feeds those of several cameras takes a model for each, as
+    for tracking itself.
+
+    Args:
+        smooth: frames per second, or True to ask the source.
+        persist: the tracker goes on where the last call ended, and so do the filters.
+    """
+
+    EVENT = "on_predict_postprocess_end"
+
+    def __init__(self, smooth: float | bool, persist: bool) -> None:
+        self.smooth, self.persist = smooth, persist
+        self.filters: WeakKeyDictionary[Any, dict[Any, PoseSmoother]] = WeakKeyDictionary()  # tracker: source: filter
+        self.frames: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # tracker: its last frame
+
+    @classmethod
+    def register(cls, model: Any, smooth: float | bool, persist: bool) -> None:
+        """Put a model's smoother behind its tracker, in the place of an earlier one; none where ``smooth`` is 0 or False.
+
+        A call with the same ``smooth`` and ``persist`` goes on with the filters of the last.
+
+        Raises:
+            ValueError: smooth is not a positive number.
+        """
+        if not isinstance(smooth, (bool, int, float)) or not 0 <= smooth < math.inf:
+            raise ValueError(f"smooth must be frames per second, or True for a video that knows them; got {smooth!r}.")
+        callbacks = model.callbacks[cls.EVENT]
+        old = next((callback for callback in callbacks if isinstance(callback, cls)), None)
+        goes_on = persist and old is not None and old.persist and (old.smooth, type(old.smooth)) == (smooth, type(smooth))
+        if goes_on:
+            return
+        if old is not None:
+            callbacks.remove(old)
+        if smooth:
+            callbacks.append(cls(smooth, persist))
+
+    def __call__(self, predictor: Any) -> None:
+        """Replace the predictor's results by smoothed ones."""
+        if predictor.args.mode != "track":
+            return
+        streams = predictor.dataset.mode == "stream"
+        for i, result in enumerate(predictor.results):
+            tracker = predictor.trackers[i if streams else 0]
+            if i == 0 or streams:
+                if tracker.frame_id <= self.frames.get(tracker, 0):  # it was reset, and its identities begin again
+                    self.filters.pop(tracker, None)
+                self.frames[tracker] = tracker.frame_id
+            path = "" if self.persist and predictor.dataset.mode == "image" else result.path  # frames as files or arrays
+            sources = self.filters.setdefault(tracker, {})
+            if (path, result.orig_shape) not in sources:
+                if not self.persist:
+                    sources.clear()
+                sources[path, result.orig_shape] = PoseSmoother(self._rate(predictor, i))
+            predictor.results[i] = sources[path, result.orig_shape](result)
+
+    def _rate(self, predictor: Any, i: int) -> float:
+        """Frames per second that are seen of source i."""
+        if self.smooth is not True:
+            return float(self.smooth)
+        rate = getattr(predictor.dataset, "fps", None) if predictor.dataset.mode in ("video", "stream") else None
+        rate = rate[i] if isinstance(rate, (list, tuple)) else rate
+        if not rate or not 0 < rate < math.inf:
+            raise ValueError("smooth=True needs a source that knows its frame rate; give it, for example smooth=30.")
+        return float(rate) / max(int(predictor.args.vid_stride), 1)

@@ -69,7 +69,8 @@ class ERPoseTrainer(PoseTrainer):
             KeyError: no kpt_shape in the data YAML.
             ValueError: sigmas that do not fit the joints.
         """
-        self.args.data = catalog.resolve_data(self.args.data)  # a resumed run brings the name from its checkpoint
+        resolve = catalog.resolve_stored_data if self.resume else catalog.resolve_data  # a resumed run brings its checkpoint's
+        self.args.data = resolve(self.args.data)
         data = super().get_dataset()
         sigmas_for(data["kpt_shape"][0], data.get("kpt_oks_sigmas"))
         return data

@@ -103,6 +103,31 @@ def test_data_sets(shipped: Path) -> None:
     assert catalog.find_dataset("synth-people.yaml") is None
 
 
+def test_a_mistyped_folder_is_not_the_shipped_set(shipped: Path, tmp_path: Path) -> None:
+    """What a user types resolves by bare name alone; what a checkpoint stored, also as the shipped file of another place."""
+    ours = str(shipped / "datasets" / "synth-people.yaml")
+    for typed in ("my-typo/synth-people.yaml", "/gone/cfg/datasets/synth-people.yaml", "./synth-people.yaml", None, {"a": 1}):
+        assert catalog.resolve_data(typed) == typed
+    assert catalog.resolve_data("synth-people") == ours
+    for stored in (
+        "/gone/site-packages/erpose_yolo/cfg/datasets/synth-people.yaml",
+        r"C:\gone\erpose_yolo\cfg\datasets\synth-people.yaml",
+        "synth-people.yaml",
+    ):
+        assert catalog.resolve_stored_data(stored) == ours
+    there = tmp_path / "cfg" / "datasets" / "synth-people.yaml"
+    there.parent.mkdir(parents=True)
+    there.write_text("{}")
+    for other in (
+        str(there),  # it is there
+        "/home/me/synth-people.yaml",  # the user's own set, gone
+        "cfg/datasets/synth-people.yaml",  # typed by hand in a checkout
+        "/gone/cfg/datasets/mine.yaml",
+        None,
+    ):
+        assert catalog.resolve_stored_data(other) == other
+
+
 def test_lists(shipped: Path) -> None:
     assert catalog.list_datasets() == ["synth-people.yaml"]
     models = catalog.list_models()

@@ -7,7 +7,10 @@ import json
 import logging
 import re
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -294,6 +297,90 @@ def test_missing_converter_names_the_package(checkpoint: Path, monkeypatch: pyte
     monkeypatch.setattr(exporter, "CONVERTERS", {"ncnn": {"no_such_module": "ncnn==1"}})
     with pytest.raises(ModuleNotFoundError, match="pip install 'ncnn==1'"):
         ERPose(checkpoint).export(format="ncnn")
+
+
+def test_what_the_stock_command_passes_on(checkpoint: Path) -> None:
+    """``yolo export`` calls export(model=..., format=...)."""
+    assert Path(ERPose(checkpoint).export(model=str(checkpoint), format="torchscript", imgsz=SIZE)).is_file()
+
+
+def test_shipped_weights_are_exported_into_the_users_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installation is no place for the exports of its weights, and may be read-only."""
+    root = tmp_path / "site-packages" / "cfg"
+    (root / "weights").mkdir(parents=True)
+    shipped = checkpoint.rename(root / "weights" / "erpose-n.pt")
+    monkeypatch.setattr(exporter.catalog, "cfg_root", lambda: root)
+    made = ERPose(shipped).export(format="torchscript", imgsz=SIZE)
+    assert Path(made).resolve() == tmp_path / "erpose-n.torchscript" and list((root / "weights").iterdir()) == [shipped]
+
+
+@pytest.mark.parametrize("given", [None, "numbers", "short"])
+def test_every_export_names_its_keypoints(given: str | None, checkpoint: Path) -> None:
+    """COCO's 17 where nobody named them (the stock trainer writes numbers then), numbers for other skeletons."""
+    network = ERPose(checkpoint).model
+    network.kpt_names = {None: None, "numbers": {0: [str(k) for k in range(17)]}, "short": {0: ["nose"]}}[given]
+    told = exporter.describe(network, network.model[-1])
+    assert told["kpt_names"][0][:2] == ["nose", "left_eye"] and len(told["kpt_names"][0]) == 17 and len(told["skeleton"]) == 19
+    network.model[-1].kpt_shape = [14, 3]
+    network.kpt_names = {None: None, "numbers": {0: [str(k) for k in range(14)]}, "short": {0: ["nose"]}}[given]
+    told = exporter.describe(network, network.model[-1])
+    assert told["kpt_names"] == {0: [f"keypoint_{k}" for k in range(14)]} and told["skeleton"] == []
+    network.kpt_names = {0: list("abcdefghijklmn"), 1: list("ABCDEFGHIJKLMN")}
+    network.skeleton = [(0, 1)]
+    told = exporter.describe(network, network.model[-1])
+    assert told["kpt_names"] == network.kpt_names and told["skeleton"] == [[0, 1]]
+
+
+def test_what_is_lacking_is_said_before_anything_starts(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX by our extra, and a numpy that is too new for CoreML; nothing is installed by itself."""
+    model = ERPose(checkpoint)
+    monkeypatch.setattr("ultralytics.engine.exporter.Exporter.__init__", lambda *a, **k: pytest.fail("started"))
+    find = exporter.importlib.util.find_spec
+    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name))
+    with pytest.raises(ModuleNotFoundError, match=r"needs onnx, onnxslim, onnxruntime.*pip install 'erpose-yolo\[export\]'$"):
+        model.export(format="onnx")
+    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: True)
+    version = exporter.importlib.metadata.version
+    for installed, allowed in (("2.3.5", True), ("1.26.4", True), ("2.4.0rc1", False), ("2.10.1", False), ("3.0.0", False)):
+        monkeypatch.setattr(
+            exporter.importlib.metadata, "version", lambda name, v=installed: v if name == "numpy" else version(name)
+        )
+        assert (exporter.missing(exporter.CONVERTERS["coreml"]) == []) is allowed
+    with pytest.raises(ModuleNotFoundError, match=r"format='coreml' needs numpy<2.4, .*pip install 'numpy<2.4'$"):
+        model.export(format="coreml")
+
+
+def test_exports_of_two_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions of other modules are as they were after both, and no export sees the replacements of another."""
+    module = types.SimpleNamespace(convert=lambda: "stock")
+    stock, seen, busy = module.convert, [], threading.Event()
+
+    @contextmanager
+    def patch(fmt: str):
+        before = module.convert
+        module.convert = lambda: f"for {fmt} over {before()}"
+        try:
+            yield
+        finally:
+            module.convert = before
+
+    def run(fmt: str):
+        def stock_export(**kwargs: object) -> str:
+            busy.wait(0.3)  # the other thread has time to come in
+            seen.append(module.convert())
+            return fmt
+
+        model = types.SimpleNamespace(overrides={}, callbacks={"on_export_start": []})
+        return exporter.export(model, stock_export, format=fmt)
+
+    monkeypatch.setattr(exporter, "CONVERTERS", {})
+    monkeypatch.setattr(exporter, "paddle_look_ups", patch)
+    monkeypatch.setattr(exporter._Work, "publish", lambda self, made: made)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, ("onnx", "openvino"))) == ["onnx", "openvino"]
+    assert module.convert is stock and sorted(seen) == ["for onnx over stock", "for openvino over stock"]
 
 
 def test_bad_files(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,15 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # A module may import modules of earlier rows only, never of its own row. `data` and `metrics` are folders: inside them
 # anything goes.
 ORDER = (
-    ("catalog", "config", "oks"),
+    ("catalog", "config", "errors", "oks"),
     ("assigner", "decode"),
     ("losses",),
     ("data", "metrics", "plotting", "quantize"),
     ("head",),
     ("network",),
     ("exporter", "weights"),
-    ("checkpoint", "predictor", "slicing", "smoothing", "validator"),
+    ("checkpoint", "predictor", "smoothing", "validator"),
+    ("slicing",),
     ("trainer",),
     ("model",),
     ("cli",),
@@ -35,7 +36,7 @@ TIES = {"__init__", "autoload", "compat"}
 
 # The method itself: plain torch on tensors.
 TORCH_ONLY = {"assigner", "config", "decode", "losses", "oks"}
-STDLIB_ONLY = {"catalog", "config"}
+STDLIB_ONLY = {"catalog", "config", "errors"}
 FOLDERS = {"data", "metrics"}
 
 PRIVATE_ALLOWED = {"autoload", "compat"}

@@ -228,6 +228,34 @@ def test_mistakes_are_explained(arguments: list[str], message: str, capsys: pyte
     assert message in capsys.readouterr().err
 
 
+def test_an_unknown_argument_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mdoel=yolo26n-pose.yaml", "data=x.yaml"]) == 2
+    assert capsys.readouterr().err == "erpose eval: 'mdoel' is not an argument. Did you mean 'model'?\n"
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody raised on purpose is no mistake of the user's."""
+    for bug in ("None + 1", "assert False, 'cannot be'", "int('x')"):
+        space: dict[str, Any] = {"__name__": "erpose_yolo.metrics.evaluate"}
+        exec(f"def broken(*args):\n    {bug}", space)
+        monkeypatch.setattr("erpose_yolo.metrics.evaluate._run", space["broken"])
+        with pytest.raises((TypeError, AssertionError, ValueError)):
+            main(["model=yolo26n-pose.yaml", "data=x.yaml"])
+
+
+def test_the_image_size_is_640_and_said(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever size a checkpoint was trained at, so that a comparison is fair."""
+    from ultralytics import YOLO
+
+    model = YOLO("erpose-n.yaml")
+    model.overrides["imgsz"] = 96  # as of a checkpoint
+    options = {k: v for k, v in QUIET.items() if k != "imgsz"} | {"data": tiny_dataset, "plots": False}
+    report = evaluate(model, save_dir=tmp_path / "a", **options)
+    assert report["settings"]["imgsz"] == 640 and "Image size: 640 px" in capsys.readouterr().out
+    report = evaluate(model, save_dir=tmp_path / "b", imgsz=64, **options)
+    assert report["settings"]["imgsz"] == 64 and "Image size: 64 px" in capsys.readouterr().out
+
+
 def test_another_number_of_joints(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "yolo26n-pose-five.yaml"
     from ultralytics.utils import ROOT, YAML

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
 import numpy as np
 import pytest
 import torch
 from ultralytics.engine.results import Results
 
-from erpose_yolo.oks import sigmas_for
-from erpose_yolo.slicing import Poses, is_cut, merge, predict_slices, tiles
+from erpose_yolo import ERPose
+from erpose_yolo.oks import object_area, oks, sigmas_for
+from erpose_yolo.slicing import COARSE_CELL, SEEN, Poses, SlicedPredictor, is_cut, merge, parse_sides, sliced_predictor, tiles
 
 K = 17
 SIGMAS = sigmas_for(K)
@@ -67,9 +73,24 @@ def canvas(height: int, width: int) -> np.ndarray:
     return image
 
 
+def sliced(detector, sides, overlap, at_once=8) -> SlicedPredictor:
+    """A predictor with a detector in place of its network."""
+
+    class Sliced(sliced_predictor(tuple(sides), overlap, at_once)):
+        def detect(self, crops, path, *args, **kwargs):
+            return detector(crops), 640
+
+    predictor = Sliced.__new__(Sliced)
+    predictor.args = SimpleNamespace(verbose=False, max_det=300, embed=None, visualize=False)
+    predictor.model = SimpleNamespace(format="pt", names={0: "person"}, model=None)
+    predictor.source_type = SimpleNamespace(tensor=False)
+    return predictor
+
+
 def run(persons, height, width, sides, overlap, **kwargs):
-    picture = canvas(height, width)
-    return next(predict_slices(perfect(persons, **kwargs), iter([("a.png", picture)]), sides, 640, None, overlap))
+    predictor = sliced(perfect(persons, **kwargs), sides, overlap)
+    predictor.batch = ["a.png"], [canvas(height, width)], [""]
+    return predictor.postprocess(predictor.inference(None), None, predictor.batch[1])[0]
 
 
 @pytest.mark.parametrize("height, width, side, overlap", [(1000, 1500, 400, 0.2), (500, 2000, 640, 0.0), (333, 777, 100, 0.5)])
@@ -165,25 +186,191 @@ def test_tiles_are_predicted_a_batch_at_a_time():
         sizes.append(len(parts))
         return detector(parts)
 
-    result = next(predict_slices(counting, iter([("a.png", canvas(2000, 2000))]), [300], 640, None, 0.2, batch=4))
-    assert max(sizes) == 4 and sum(sizes) == 1 + len(tiles(2000, 2000, 300, 0.2))
+    predictor = sliced(counting, [300], 0.2, at_once=4)
+    predictor.batch = ["a.png"], [canvas(2000, 2000)], [""]
+    result = predictor.postprocess(predictor.inference(None), None, predictor.batch[1])[0]
+    views = 1 + len(tiles(2000, 2000, 300, 0.2))
+    assert max(sizes) == 4 and sum(sizes) == views == predictor.views[0]
     assert len(result) == 0 and result.orig_shape == (2000, 2000)
+    predictor.model.format = "onnx"  # of fixed batch
+    sizes.clear()
+    predictor.inference(None)
+    assert set(sizes) == {1}
 
 
-def test_through_the_model(tmp_path, monkeypatch):
-    """The argument of predict: same layout of Results, a picture saved, errors before any work."""
-    from erpose_yolo import ERPose
+def one_by_one(poses: Poses, height: int, width: int, sigmas: torch.Tensor, threshold: float) -> list[int]:
+    """The rule of merge() written down, a pose after the other."""
+    cut = is_cut(poses, height, width)
+    order = sorted(range(len(poses)), key=lambda i: (bool(cut[i]), -float(poses.score[i])))
+    area = object_area(poses.box)
+    kept: list[int] = []
+    for i in order:
+        for j in kept:
+            if poses.category[i] != poses.category[j] or bool((poses.view[i] == poses.view[j]).all()):
+                continue
+            low, high = (
+                f(poses.view[i], poses.view[j])[half] for f, half in ((torch.maximum, slice(2)), (torch.minimum, slice(2, 4)))
+            )
+            xy = poses.joints[i, :, :2]
+            shared = ((xy >= low) & (xy < high)).all(-1)
+            visible = shared & (poses.joints[i, :, 2] >= SEEN)
+            target = torch.cat((xy, (visible if visible.any() else shared)[:, None].float()), 1)
+            tolerated = torch.maximum(area[j], (COARSE_CELL * torch.maximum(poses.grain[i], poses.grain[j])).square())
+            if oks(poses.joints[j, :, :2], target, tolerated, sigmas) >= threshold:
+                break
+        else:
+            kept.append(i)
+    best = torch.tensor(kept, dtype=torch.long)
+    return best[poses.score[best].argsort(descending=True, stable=True)].tolist()
 
-    monkeypatch.chdir(tmp_path)
-    model = ERPose("erpose-n.yaml")
-    picture = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
-    options = {"imgsz": 64, "conf": 1e-6, "max_det": 5, "verbose": False}
-    results = model.predict([picture, picture], slices=[128, 160], overlap=0.1, save=True, project=str(tmp_path), **options)
-    assert len(results) == 2
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_merge_is_the_rule_of_its_docstring(seed, monkeypatch):
+    """Random crowds in random views, with chunks so small that their borders fall among the poses."""
+    rng = torch.Generator().manual_seed(seed)
+    k, side = (17, 5)[seed % 2], (300, 500)[seed % 3 == 0]
+    people, seen = int(torch.randint(2, 15, (1,), generator=rng)), 90
+    truth = torch.rand(people, 1, 2, generator=rng) * side + torch.rand(people, k, 2, generator=rng) * (80, 80, 80, 2)[seed % 4]
+    who = torch.randint(0, people, (seen,), generator=rng)
+    grain = torch.rand(seen, generator=rng) * 4 + 0.2
+    xy = truth[who] + torch.randn(seen, k, 2, generator=rng) * (6, 6, 6, 0.1)[seed % 4] * torch.rand(seen, 1, 1, generator=rng)
+    xy = xy + torch.randn(seen, 1, 2, generator=rng) * 9 * (seed % 4 == 3)
+    corner = (torch.randint(0, 3, (seen, 2), generator=rng) * side / 3).round()
+    view = torch.cat((corner, corner + (side * (0.4, 1.0)[seed % 2])), 1)
+    box = torch.cat((xy.amin(1), xy.amax(1)), 1)
+    joints = torch.cat((xy, torch.rand(seen, k, 1, generator=rng)), 2)
+    score = (torch.rand(seen, generator=rng) * 20).round() / 20  # with ties
+    poses = Poses(joints, box, score, torch.randint(0, 2, (seen,), generator=rng).float(), view, grain)
+    sigmas, threshold = sigmas_for(k), (0.5, 0.3, 0.9)[seed % 3]
+    wanted = one_by_one(poses, side, side, sigmas, threshold)
+    assert 0 < len(wanted) < seen
+    assert merge(poses, side, side, sigmas, threshold).tolist() == wanted
+    monkeypatch.setattr("erpose_yolo.slicing.ROWS", 7)
+    monkeypatch.setattr("erpose_yolo.slicing.PAIRS", 5)
+    assert merge(poses, side, side, sigmas, threshold).tolist() == wanted
+
+
+def test_nobody_is_merged_into_nobody():
+    empty = Poses(torch.zeros(0, K, 3), torch.zeros(0, 4), *(torch.zeros(0) for _ in range(2)), torch.zeros(0, 4), torch.zeros(0))
+    assert merge(empty, 10, 10, SIGMAS).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "sides"),
+    [
+        (640, (640,)),
+        ("640", (640,)),
+        ("640,1600", (640, 1600)),
+        ((640, 1600), (640, 1600)),
+        ([64.0], (64,)),
+        (" 64 , 32 ", (64, 32)),
+    ],
+)
+def test_sides(given, sides):
+    assert parse_sides(given) == sides
+
+
+@pytest.mark.parametrize(
+    "given", ["many", "", True, 64.5, [], [640, None], {640: 1}, math.nan, math.inf, "640;1600", "(640, 1600)"]
+)
+def test_what_is_no_side_is_refused(given):
+    with pytest.raises(ValueError, match="slices must be the side of the tiles in pixels"):
+        parse_sides(given)
+
+
+@pytest.mark.parametrize("overlap", ["much", None, math.nan])
+def test_what_is_no_overlap_is_refused(overlap):
+    with pytest.raises(ValueError, match="overlap a share such as 0.25"):
+        parse_sides(640, overlap)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return ERPose("erpose-n.yaml")
+
+
+OPTIONS = {"imgsz": 64, "conf": 1e-6, "max_det": 5, "verbose": False}
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+
+
+def test_through_the_model(model):
+    """The argument of predict: same layout of Results, errors before any work, and no trace in the next prediction."""
+    picture = noise(200, 300)
+    plain = model.predict(picture, **OPTIONS)[0]
+    results = model.predict([picture, picture], slices="128,160", overlap=0.1, **{**OPTIONS, "max_det": 30})
+    assert len(results) == 2 and isinstance(model.predictor, SlicedPredictor)
     assert results[0].keypoints.data.shape[1:] == (K, 3) and results[0].boxes.data.shape[1] == 6
-    assert 5 < len(results[0]) and list(tmp_path.rglob("*.jpg"))
-    whole = model.predict(picture, slices=640, **options)[0]  # no slice fits: the plain prediction
-    plain = model.predict(picture, **options)[0]
+    assert 5 < len(results[0]) <= 30 and torch.equal(results[0].keypoints.data, results[1].keypoints.data)
+    whole = model.predict(picture, slices=640, **OPTIONS)[0]  # no slice fits: the plain prediction
     assert torch.allclose(whole.keypoints.data, plain.keypoints.data, atol=1e-3)
-    with pytest.raises(ValueError, match="slices must be"):
-        model.predict(picture, slices=8)
+    kept = model.predictor
+    model.predict(picture, slices=[640], **OPTIONS)
+    assert model.predictor is kept, "the same settings build no new predictor"
+    again = model.predict(picture, **OPTIONS)[0]
+    assert not isinstance(model.predictor, SlicedPredictor) and torch.equal(again.keypoints.data, plain.keypoints.data)
+    for wrong, message in (
+        ({"slices": 8}, "slices must be at least 32"),
+        ({"slices": 64, "overlap": 1}, "overlap lie in"),
+        ({"slices": 64, "predictor": SlicedPredictor}, "either slices= or predictor="),
+        ({"slices": 64, "visualize": True}, "does not go with visualize="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.predict(picture, **OPTIONS, **wrong)
+    with pytest.raises(ValueError, match="a tensor as the source"):
+        model.predict(torch.zeros(1, 3, 64, 64), slices=32, **OPTIONS)
+
+
+def video(path: Path, frames: int) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(frames):
+        writer.write(noise(64, 96))
+    writer.release()
+    return path
+
+
+def test_saving_overwrites_nothing(model, tmp_path):
+    """As plain predict saves: a video stays a video of all its frames, and equal names become two files."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "street.png"), noise(64, 96))
+        video(tmp_path / folder / "clip.avi", 3)
+    (tmp_path / "list.txt").write_text("\n".join(f"{tmp_path}/{f}/{n}" for f in "ab" for n in ("street.png", "clip.avi")))
+    saved = {}
+    for name, extra in (("plain", {}), ("sliced", {"slices": 48})):
+        model.predict(str(tmp_path / "list.txt"), save=True, save_txt=True, project=str(tmp_path), name=name, **extra, **OPTIONS)
+        folder = tmp_path / name
+        saved[name] = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    assert saved["plain"] == saved["sliced"] and len([n for n in saved["sliced"] if "labels" not in n]) == 4
+    for name in ("clip.avi", "clip-2.avi"):
+        capture = cv2.VideoCapture(str(tmp_path / "sliced" / name))
+        assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
+
+
+def test_it_shows_how_far_it_is_and_counts(model, tmp_path, log, capsys):
+    """Also with few views: a bar over them, and persons and views in the line of each picture."""
+    cv2.imwrite(str(tmp_path / "a.png"), noise(64, 96))
+    found = model.predict(str(tmp_path / "a.png"), slices=64, **{**OPTIONS, "verbose": True})[0]
+    line = next(line for line in log if "a.png" in line)
+    assert f" {len(found)} " in line and line.rstrip().endswith("3 views")
+    shown = capsys.readouterr()
+    assert "poses in views" in shown.out + shown.err and "3/3" in shown.out + shown.err
+    model.predict(str(tmp_path / "a.png"), slices=64, **OPTIONS)
+    assert "views" not in "".join(capsys.readouterr())
+
+
+def test_random_weights_are_said_once(log, tmp_path):
+    model = ERPose("erpose-n.yaml")
+    for _ in range(2):
+        model.predict(noise(64, 64), **OPTIONS)
+    assert sum("random weights" in line for line in log) == 1
+    model.save(tmp_path / "random.pt")  # a file does not make them better
+    ERPose(tmp_path / "random.pt").predict(noise(64, 64), **OPTIONS)
+    assert sum("random weights" in line for line in log) == 2
+    trained = ERPose("erpose-n.pt")
+    trained.predict(noise(64, 64), **OPTIONS)
+    ERPose("erpose-n.yaml").load("erpose-n.pt").predict(noise(64, 64), **OPTIONS)
+    assert sum("random weights" in line for line in log) == 2

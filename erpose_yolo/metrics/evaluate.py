@@ -11,6 +11,7 @@ pictures.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Mapping
@@ -20,11 +21,14 @@ from typing import Any
 import numpy as np
 
 from erpose_yolo import catalog, compat
+from erpose_yolo.errors import is_input_error, suggestion
 from erpose_yolo.metrics import coco, crowding, crowdpose, joints, plots
 from erpose_yolo.metrics.matching import accumulate, match
 from erpose_yolo.metrics.predictions import Predictions, read_predictions, write_json
 from erpose_yolo.metrics.truth import GroundTruth, from_labels
 from erpose_yolo.metrics.validation import ExactPose, load_annotations
+
+IMGSZ = 640  # a checkpoint's own would make models incomparable
 
 USAGE = """Usage: erpose eval model=FILE data=DATA.yaml [key=value ...]
        erpose eval predictions=FILE.json data=DATA.yaml [key=value ...]
@@ -34,7 +38,8 @@ USAGE = """Usage: erpose eval model=FILE data=DATA.yaml [key=value ...]
   data         data YAML; 'annotations: {val: FILE.json}' in it, or annotations/person_keypoints_<split>.json, is the
                truth where there is one, else the labels are
   split        val (default), train or test
-  imgsz, batch, conf, nms, iou, max_det, device, rect, half, workers, single_cls ...   as 'yolo val' takes them
+  imgsz        long side of the network's input (640, whatever size a checkpoint was trained at; a fixed export has its own)
+  batch, conf, nms, iou, max_det, device, rect, half, workers, single_cls ...   as 'yolo val' takes them
   protocol     auto (default), coco or crowdpose
   score        least score for duplicates, misses, calibration and joints (0.25)
   judge        True: run pycocotools itself as well and compare
@@ -66,7 +71,7 @@ def evaluate(
         judge: let pycocotools itself compute the COCO figures, too.
         plots: save pictures.
         save_dir: folder for all files.
-        **kwargs: as ``yolo val`` takes them.
+        **kwargs: as ``yolo val`` takes them, but ``imgsz`` is 640 where it is not given.
 
     Returns:
         Everything that metrics.json holds: ``coco``, ``crowdpose`` (where it applies), ``crowding``, ``joints``,
@@ -86,7 +91,7 @@ def evaluate(
     data = str(catalog.resolve_data(data))
     stock: dict[str, float] = {}
     if model is not None:
-        truth, found, info, folder, stock = _run(model, data, split, save_dir, score, kwargs)
+        truth, found, info, folder, stock, kwargs["imgsz"] = _run(model, data, split, save_dir, score, kwargs)
     else:
         assert predictions is not None
         folder = _folder(save_dir)
@@ -103,8 +108,8 @@ def evaluate(
 
 def _run(
     model: Any, data: str, split: str, save_dir: str | Path | None, score: float, kwargs: Mapping[str, Any]
-) -> tuple[GroundTruth, Predictions, dict[str, Any], Path, dict[str, float]]:
-    """Run a model's own validator and collect."""
+) -> tuple[GroundTruth, Predictions, dict[str, Any], Path, dict[str, float], Any]:
+    """Run a model's own validator; returns what it collected, the stock figures and the image size."""
     from ultralytics import YOLO
 
     compat.install()
@@ -124,7 +129,7 @@ def _run(
         runs.append(Validator(args=args, _callbacks=_callbacks))
         return runs[-1]
 
-    options = {"plots": False, **kwargs, "data": data, "split": split}
+    options = {"plots": False, "imgsz": IMGSZ, **kwargs, "data": data, "split": split}
     if save_dir is not None:
         path = Path(save_dir).absolute()
         options |= {"project": str(path.parent), "name": path.name, "exist_ok": True}
@@ -132,8 +137,10 @@ def _run(
         options |= {"name": "eval"}
     metrics = yolo.val(validator=make, **options)
     run = runs[0]
+    size = run.args.imgsz  # an export of fixed size has set its own
+    print(f"\n Image size: {size if isinstance(size, int) else ' x '.join(map(str, size))} px")
     stock = {str(k): float(v) for k, v in metrics.results_dict.items()}
-    return run.truth, run.collected.predictions(run.truth), run.data, Path(run.save_dir), stock
+    return run.truth, run.collected.predictions(run.truth), run.data, Path(run.save_dir), stock, size
 
 
 def read_truth(data: str, split: str, folder: Path, kwargs: Mapping[str, Any]) -> tuple[GroundTruth, dict[str, Any]]:
@@ -283,22 +290,28 @@ def main(arguments: list[str]) -> int:
         arguments: ``key=value`` pairs; ``--help`` prints the usage.
 
     Returns:
-        Exit code: 0, or 1 with a message on what is wrong with the input.
+        Exit code: 0; 1 with a message on what is wrong with the input; 2 with one on an unknown argument.
     """
     if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
         print(USAGE)
         return 0 if arguments else 1
-    from ultralytics.cfg import parse_key_value_pair
+    from ultralytics.cfg import DEFAULT_CFG_DICT, parse_key_value_pair
 
     options: dict[str, Any] = {}
+    known = {*inspect.signature(evaluate).parameters, *DEFAULT_CFG_DICT} - {"kwargs"}
     try:
         for argument in arguments:
             if "=" not in argument:
                 raise ValueError(f"'{argument}' is not key=value.\n\n{USAGE}")
             key, value = parse_key_value_pair(argument)
+            if key not in known and not compat.is_argument(key):
+                print(f"erpose eval: '{key}' is not an argument.{suggestion(key, known)}", file=sys.stderr)
+                return 2
             options[key] = value
         evaluate(**options)
-    except (AssertionError, FileNotFoundError, SyntaxError, TypeError, ValueError) as error:
+    except Exception as error:
+        if not is_input_error(error):
+            raise
         print(f"erpose eval: {error}", file=sys.stderr)
         return 1
     return 0

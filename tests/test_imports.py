@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # A module may import modules of earlier rows only, never of its own row. `data` and `metrics` are folders: inside them
 # anything goes.
 ORDER = (
-    ("catalog", "config", "errors", "oks"),
+    ("arguments", "catalog", "config", "errors", "oks"),
     ("assigner", "decode"),
     ("losses",),
     ("data", "metrics", "plotting", "quantize"),

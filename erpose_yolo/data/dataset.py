@@ -16,7 +16,7 @@ from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 from erpose_yolo.data.convert.files import UNDECODED, picture_size
 from erpose_yolo.data.labels import ColumnError, LabelError, parse_labels
 
-ROWS = "erpose rows 2"  # into the hash of label caches, so that stock runs and ours do not read each other's
+ROWS = "erpose rows 3"  # into the hash of label caches, so that stock runs and ours do not read each other's
 
 
 def check_picture(image: str, flag: int) -> tuple[str, tuple[int, int]]:

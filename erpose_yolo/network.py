@@ -18,7 +18,7 @@ from erpose_yolo import catalog, compat
 from erpose_yolo.config import Settings
 from erpose_yolo.head import ERPoseHead, PoseBranch
 from erpose_yolo.losses import ERPoseLoss, Targets
-from erpose_yolo.oks import object_area, sigmas_for
+from erpose_yolo.oks import lax_sigmas, object_area, sigmas_for
 
 HEAD = ERPoseHead.__name__
 
@@ -178,8 +178,8 @@ class Criterion:
 
     def __init__(self, model: ERPoseModel) -> None:
         head = model.model[-1]
-        sigmas = sigmas_for(model.kpt_shape[0], getattr(model, "kpt_oks_sigmas", None))
-        self.loss = ERPoseLoss(head.settings, sigmas, head.stride.tolist(), head.nc)
+        self.sigmas = sigmas_for(model.kpt_shape[0], getattr(model, "kpt_oks_sigmas", None))
+        self.loss = ERPoseLoss(head.settings, self.sigmas, head.stride.tolist(), head.nc)
         args = model.args
         self.epochs = int(args["epochs"] if isinstance(args, dict) else args.epochs)
         self.updates = 0
@@ -209,6 +209,7 @@ class Criterion:
         features = outputs.pop("feats")
         outputs = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}  # without the field's maps
         targets = to_targets(batch, features[0].device)
+        self.loss.sigmas = lax_sigmas(self.sigmas, self.progress)
         loss, items = self.loss(outputs, targets, [tuple(f.shape[2:]) for f in features], self.progress)
         return loss * len(features[0]), items
 

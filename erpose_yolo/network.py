@@ -16,6 +16,7 @@ from ultralytics.utils.torch_utils import initialize_weights
 
 from erpose_yolo import catalog, compat
 from erpose_yolo.config import Settings
+from erpose_yolo.data.skeletons import match_names, names_of
 from erpose_yolo.head import ERPoseHead, PoseBranch
 from erpose_yolo.losses import ERPoseLoss, Targets
 from erpose_yolo.oks import lax_sigmas, object_area, sigmas_for
@@ -154,6 +155,8 @@ class ERPoseModel(PoseModel):
             k: v for k, v in theirs.items() if k in ours and ours[k].shape == v.shape and (same_head or not k.startswith(last))
         }
         self.load_state_dict(taken, strict=False)
+        if isinstance(source, ERPoseModel) and source.kpt_shape[0] != self.kpt_shape[0]:
+            self._take_keypoints(source)
         self.pt_path = getattr(source, "pt_path", None)
         trunk = sum(not k.startswith(last) for k in ours)
         got = sum(not k.startswith(last) for k in taken)
@@ -167,6 +170,16 @@ class ERPoseModel(PoseModel):
                 "None of the pretrained tensors fits this trunk: training starts from random weights. "
                 f"Take weights of the same family and scale as {self.yaml.get('yaml_file')}."
             )
+
+
+    def _take_keypoints(self, source: ERPoseModel) -> None:
+        """Start the outputs for our keypoints from those of a model with others, by name where both have names."""
+        ours, theirs = (names_of(getattr(model, "kpt_names", None), model.kpt_shape[0]) for model in (self, source))
+        sources = match_names(ours, theirs)
+        for name in ("pose", "one2one_pose"):
+            mine, its = getattr(self.model[-1], name), getattr(source.model[-1], name)
+            if mine is not None and its is not None:
+                mine.take_keypoints(its, sources)
 
 
 class Criterion:

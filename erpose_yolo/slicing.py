@@ -213,6 +213,8 @@ def predict_slices(
         poses = Poses.join(found)
         poses = poses[merge(poses, height, width, sigmas_for(poses.joints.shape[1], sigmas))[:max_det]]
         boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
-        merged = Results(picture, path=path, names=last.names, boxes=boxes, keypoints=poses.joints, speed=spent)
+        whole = Results(picture, path=path, names=last.names, boxes=boxes, keypoints=poses.joints, speed=spent)
+        merged = last.new()  # brings the limbs of the network's data set along
+        merged.__dict__.update(vars(whole))
         LOGGER.info(f"{path}: {height}x{width}, {len(views)} views, {len(poses)} persons")
         yield merged

@@ -17,6 +17,7 @@ COMMANDS = {  # name: module with a main(arguments) that returns an exit code or
     "check": "erpose_yolo.data.check",
     "convert": "erpose_yolo.data.convert",
     "eval": "erpose_yolo.metrics.evaluate",
+    "init": "erpose_yolo.data.init",
     "synth": "erpose_yolo.data.synth.__main__",
 }
 

@@ -21,7 +21,7 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 
 from erpose_yolo import catalog, checkpoint
 from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
-from erpose_yolo.data.skeletons import limbs_of
+from erpose_yolo.data.skeletons import limbs_of, read_kpt_shape
 from erpose_yolo.decode import fit_margins
 from erpose_yolo.metrics.crowding import DEPLOYED_SCORE
 from erpose_yolo.network import ERPoseModel
@@ -76,10 +76,11 @@ class ERPoseTrainer(PoseTrainer):
 
         Raises:
             KeyError: no kpt_shape in the data YAML.
-            ValueError: sigmas that do not fit the joints.
+            ValueError: kpt_shape that is none, or sigmas that do not fit it.
         """
         self.args.data = catalog.resolve_data(self.args.data)  # a resumed run brings the name from its checkpoint
         data = super().get_dataset()
+        data["kpt_shape"] = read_kpt_shape(data["kpt_shape"], self.args.data)
         sigmas_for(data["kpt_shape"][0], data.get("kpt_oks_sigmas"))
         return data
 

@@ -103,7 +103,7 @@ def read_rows(file: Path, joints: int, dims: int) -> Rows:
             continue
         if len(words) not in widths:
             what = (
-                f"{len(words)} columns; a row has {widths[0]} (class, box x y w h, {joints} keypoints of {dims} values) or "
+                f"{len(words)} columns; a row must have {widths[0]} (class, box x y w h, {joints} keypoints of {dims} values) or "
                 f"{widths[1]} (without the box), as kpt_shape [{joints}, {dims}] says"
             )
             problems.append(Problem("columns", number, what, "mend the row, or kpt_shape in the data YAML"))

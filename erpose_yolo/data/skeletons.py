@@ -85,8 +85,6 @@ _NEAR = {  # keypoints of other skeletons, and the one of COCO's that is next to
     "hand": "wrist", "palm": "wrist", "fingers": "wrist", "foot": "ankle", "heel": "ankle", "toe": "ankle", "toes": "ankle",
 }  # fmt: skip
 
-_PAIR = re.compile(r"\s*[(\[]?\s*\d+\s*,\s*\d+\s*[)\]]?\s*")  # kpt_shape: (17, 3), which is text in YAML
-
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")  # leftEye, LEFT_EYE, left-eye.1 -> words
 _SIDES = {"left": LEFT, "l": LEFT, "lft": LEFT, "right": RIGHT, "r": RIGHT, "rt": RIGHT, "rgt": RIGHT}
 _GLUED = re.compile(r"(left|right)(.+)|(.+)(left|right)")  # lefteye, eyeleft
@@ -174,7 +172,7 @@ def joint_names(kpt_names: Any, joints: int) -> list[str] | None:
 
 
 def read_kpt_shape(value: Any, source: object) -> list[int]:
-    """(K, D) of a data YAML as a list, as stock code asks for it: a tuple, also one that YAML took for text, is read, too.
+    """(K, D) as a list, which stock code compares with [17, 3]; a tuple, as Python code hands it over, is read, too.
 
     Args:
         value: of ``kpt_shape``.
@@ -183,10 +181,9 @@ def read_kpt_shape(value: Any, source: object) -> list[int]:
     Raises:
         ValueError: it is not two whole numbers, of which the second is 2 or 3.
     """
-    numbers = [int(n) for n in re.findall(r"\d+", value)] if isinstance(value, str) and _PAIR.fullmatch(value) else value
-    if isinstance(numbers, (list, tuple)) and len(numbers) == 2:
-        k, d = numbers
-        if all(isinstance(n, int) and not isinstance(n, bool) for n in numbers) and k >= 1 and d in (2, 3):
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        k, d = value
+        if all(isinstance(n, int) and not isinstance(n, bool) for n in value) and k >= 1 and d in (2, 3):
             return [k, d]
     raise ValueError(f"{source}: kpt_shape is {value!r}. Write 'kpt_shape: [17, 3]' (number of keypoints, 2 or 3 values each).")
 

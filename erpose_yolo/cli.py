@@ -33,6 +33,7 @@ COMMANDS = {
     "check": Command("erpose_yolo.data.check", "find what is wrong with a YOLO-pose data set"),
     "convert": Command("erpose_yolo.data.convert", "turn COCO or CrowdPose annotations into YOLO-pose labels, and back"),
     "eval": Command("erpose_yolo.metrics.evaluate", "evaluate any pose model or a predictions file with exact COCO metrics"),
+    "init": Command("erpose_yolo.data.init", "write a data YAML for keypoints of your own"),
     "synth": Command("erpose_yolo.data.synth.__main__", "draw a synthetic data set"),
 }
 # Modes of the stock command, with what is ours in each

@@ -165,6 +165,13 @@ TOUCHED = (
     Touch("ultralytics.trackers.byte_tracker:BYTETracker.reset", "uses frame_id", "tells smoothing that identities begin again"),
     Touch("ultralytics.models.yolo.pose:PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"),
     Touch("ultralytics.utils.plotting:class_activation_map", "uses one2one scores", "visualize=: our head names its scores so"),
+    Touch("ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "limbs too"),
+    Touch(
+        "ultralytics.engine.results:Results.plot",
+        "(self, /, kpt_line, show, save, filename, pil, line_width, color_mode)",
+        "limbs of other skeletons than COCO's are drawn on what it returns",
+    ),
+    Touch("ultralytics.engine.results:Results.new", "(self, /)", "results that are indexed or moved keep their limbs"),
     Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch pictures"),
     # export
     Touch(
@@ -189,7 +196,8 @@ REPLACED = {
     "get_validator optimizer_step plot_training_samples resume_training run_callbacks save_model set_model_attributes",
     "ultralytics.models.yolo.pose:PoseValidator": "__init__ build_dataset gather_stats get_stats init_metrics plot_predictions "
     "plot_val_samples postprocess pred_to_json preprocess print_results update_metrics",
-    "ultralytics.models.yolo.pose:PosePredictor": "inference postprocess setup_model",
+    "ultralytics.models.yolo.pose:PosePredictor": "construct_result inference postprocess setup_model",
+    "ultralytics.engine.results:Results": "new plot",
     "ultralytics.utils.metrics:PoseMetrics": "fitness",
     "ultralytics.data.dataset:YOLODataset": "get_cache_hash set_rectangle verify_args",
 }

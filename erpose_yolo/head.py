@@ -156,6 +156,39 @@ class PoseBranch(nn.Module):
         for conv in _convs(self.heatmap):
             _fill_bias(conv, -math.log(99))  # one map cell in a hundred, as focal losses start
 
+    @torch.no_grad()
+    def take_keypoints(self, other: PoseBranch, sources: Sequence[int | None]) -> None:
+        """Start the output convolutions from those of a branch with other keypoints.
+
+        A keypoint that the other branch has, too, takes over all its rows. Any other starts at the mean of all keypoints,
+        which is the middle of the person: far nearer than random weights. Its spread, refinement map and heatmap start as
+        they do in a new branch, since those of the other keypoints would be sure of another place.
+
+        Args:
+            other: branch of the same widths.
+            sources: for each of our K keypoints its index in the other branch, or None.
+        """
+        k, theirs = self.num_joints, other.num_joints
+        for mine, its, first, rows, by_mean in (  # rows of each keypoint, and where they begin in units of K
+            (self.joints, other.joints, 0, 2, True),
+            (self.joints, other.joints, 2, 1, True),
+            (self.spread, other.spread, 0, 1, False),
+            (self.field, other.field, 0, 3, False),
+            (self.heatmap, other.heatmap, 0, 1, False),
+        ):
+            for ours, old in zip(_convs(mine), _convs(its)):
+                for name in ("weight", "bias"):
+                    to, of = getattr(ours, name), getattr(old, name)
+                    if to.shape[1:] != of.shape[1:]:
+                        continue  # another width
+                    to = to[first * k : (first + rows) * k].unflatten(0, (k, rows))
+                    of = of[first * theirs : (first + rows) * theirs].unflatten(0, (theirs, rows)).to(to)
+                    for i, source in enumerate(sources):
+                        if source is not None:
+                            to[i] = of[source]
+                        elif by_mean:
+                            to[i] = of.mean(0)
+
     def fuse(self, keep_spread: bool) -> None:
         """Drop what only training uses."""
         self.heatmap = None

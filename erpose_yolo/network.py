@@ -16,9 +16,10 @@ from ultralytics.utils.torch_utils import initialize_weights
 
 from erpose_yolo import catalog, compat
 from erpose_yolo.config import Settings
+from erpose_yolo.data.skeletons import match_names, names_of
 from erpose_yolo.head import ERPoseHead, PoseBranch
 from erpose_yolo.losses import ERPoseLoss, Targets
-from erpose_yolo.oks import object_area, sigmas_for
+from erpose_yolo.oks import lax_sigmas, object_area, sigmas_for
 
 HEAD = ERPoseHead.__name__
 
@@ -158,6 +159,8 @@ class ERPoseModel(PoseModel):
         if same_head:
             taken |= self._scores_by_name(source, theirs, last)
         self.load_state_dict(taken, strict=False)
+        if isinstance(source, ERPoseModel) and source.kpt_shape[0] != self.kpt_shape[0]:
+            self._take_keypoints(source)
         self.pt_path = getattr(source, "pt_path", None)
         trunk = sum(not k.startswith(last) for k in ours)
         got = sum(not k.startswith(last) for k in taken)
@@ -197,6 +200,15 @@ class ERPoseModel(PoseModel):
                     moved[name][to] = theirs[name][of].to(tensor)
         return moved
 
+    def _take_keypoints(self, source: ERPoseModel) -> None:
+        """Start the outputs for our keypoints from those of a model with others, by name where both have names."""
+        ours, theirs = (names_of(getattr(model, "kpt_names", None), model.kpt_shape[0]) for model in (self, source))
+        sources = match_names(ours, theirs)
+        for name in ("pose", "one2one_pose"):
+            mine, its = getattr(self.model[-1], name), getattr(source.model[-1], name)
+            if mine is not None and its is not None:
+                mine.take_keypoints(its, sources)
+
 
 class Criterion:
     """Ultralytics batches in, ER-Pose losses out; keeps count of epochs for the schedules.
@@ -207,8 +219,8 @@ class Criterion:
 
     def __init__(self, model: ERPoseModel) -> None:
         head = model.model[-1]
-        sigmas = sigmas_for(model.kpt_shape[0], getattr(model, "kpt_oks_sigmas", None))
-        self.loss = ERPoseLoss(head.settings, sigmas, head.stride.tolist(), head.nc)
+        self.sigmas = sigmas_for(model.kpt_shape[0], getattr(model, "kpt_oks_sigmas", None))
+        self.loss = ERPoseLoss(head.settings, self.sigmas, head.stride.tolist(), head.nc)
         self.args = model.args
         self.updates = 0
 
@@ -242,6 +254,7 @@ class Criterion:
         features = outputs.pop("feats")
         outputs = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}  # without the field's maps
         targets = to_targets(batch, features[0].device)
+        self.loss.sigmas = lax_sigmas(self.sigmas, self.progress)
         loss, items = self.loss(outputs, targets, [tuple(f.shape[2:]) for f in features], self.progress)
         return loss * len(features[0]), items
 

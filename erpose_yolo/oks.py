@@ -21,6 +21,13 @@ COCO_SIGMAS = (
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
 )  # fmt: skip
 
+# Sigma of each keypoint of a data set that names none and is not COCO's: about COCO's mean (0.066), whatever K is. The
+# 1/K of Ultralytics lets a keypoint of five lie 33 px off on a person of 80 x 160 px at a score of 0.61.
+DEFAULT_SIGMA = 0.07
+
+# Share of the training after which the losses use the sigmas of the metric (lax_sigmas).
+TIGHT_FROM = 0.6
+
 # Share of a person's box that its segment covers, the figure that CrowdPose's evaluation and Ultralytics use where no
 # segment is at hand (xtcocotools cocoeval).
 BOX_FILL = 0.53
@@ -37,8 +44,8 @@ def sigmas_for(num_joints: int, custom: Sequence[float] | Tensor | None = None) 
 
     Args:
         num_joints: K.
-        custom: the data set's own ``kpt_oks_sigmas``, or None for COCO's where K is 17 and 1/K elsewhere (the
-            Ultralytics convention).
+        custom: the data set's own ``kpt_oks_sigmas``, or None for COCO's where K is 17 and DEFAULT_SIGMA elsewhere. D and
+            the type of ``kpt_shape`` do not matter (Ultralytics takes COCO's for the list [17, 3] alone).
 
     Returns:
         Float32 tensor (K,).
@@ -47,7 +54,7 @@ def sigmas_for(num_joints: int, custom: Sequence[float] | Tensor | None = None) 
         ValueError: custom sigmas are not K positive finite numbers.
     """
     if custom is None:
-        return torch.tensor(COCO_SIGMAS) if num_joints == len(COCO_SIGMAS) else torch.full((num_joints,), 1 / num_joints)
+        return torch.tensor(COCO_SIGMAS) if num_joints == len(COCO_SIGMAS) else torch.full((num_joints,), DEFAULT_SIGMA)
     sigmas = torch.as_tensor(custom, dtype=torch.float32).flatten().cpu()
     if len(sigmas) != num_joints or not bool((sigmas > 0).all()) or not bool(sigmas.isfinite().all()):
         raise ValueError(
@@ -55,6 +62,52 @@ def sigmas_for(num_joints: int, custom: Sequence[float] | Tensor | None = None) 
             f"got {len(sigmas)}: {sigmas.tolist()}. Mend kpt_oks_sigmas in the data YAML."
         )
     return sigmas
+
+
+def describe_sigmas(num_joints: int, custom: Sequence[float] | Tensor | None = None) -> str:
+    """One line on the sigmas of a data set: what they are, where they come from and what they mean in pixels.
+
+    Args:
+        num_joints: K.
+        custom: see :func:`sigmas_for`.
+    """
+    sigmas = sigmas_for(num_joints, custom)
+    width, height = 80, 160
+    reach = tolerance(object_area(torch.tensor([0.0, 0.0, width, height])), sigmas)
+
+    def span(values: Tensor, digits: int) -> str:
+        low, high = (f"{float(v):.{digits}f}" for v in (values.min(), values.max()))
+        return low if low == high else f"{low} to {high}"
+
+    if custom is not None:
+        source = "kpt_oks_sigmas of the data YAML"
+    elif num_joints == len(COCO_SIGMAS):
+        source = "COCO's"
+    else:
+        source = "the default; kpt_oks_sigmas in the data YAML sets others"
+    return (
+        f"OKS sigmas: {span(sigmas, 3)} for {num_joints} keypoints ({source}). On a person of {width} x {height} px, a keypoint "
+        f"that is {span(reach, 0)} px off scores 0.61."
+    )
+
+
+def lax_sigmas(sigmas: Tensor, progress: float) -> Tensor:
+    """Sigmas that a training uses for its losses and its assignment: lax at the start where the data set's are tight.
+
+    Under tight sigmas the OKS of every candidate of an untrained head is zero, so that nothing ranks them and scores
+    learn nothing. All sigmas are therefore multiplied by one factor, which brings their mean to COCO's at first and falls
+    to 1 geometrically at TIGHT_FROM of the training. Sigmas whose mean is COCO's or more are returned as they are. Metrics
+    never use this.
+
+    Args:
+        sigmas: (K,).
+        progress: share of the training that is over, in [0, 1].
+    """
+    start = sum(COCO_SIGMAS) / len(COCO_SIGMAS) / float(sigmas.mean())
+    if start <= 1 + 1e-6 or progress >= TIGHT_FROM:  # COCO's own mean comes out of float32 arithmetic
+        return sigmas
+    factor: float = start ** (1 - progress / TIGHT_FROM)
+    return sigmas * factor
 
 
 def object_area(box: Tensor, segment: Tensor | None = None) -> Tensor:

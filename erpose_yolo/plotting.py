@@ -1,7 +1,8 @@
-"""Pictures of batches: skeletons with scores, no boxes."""
+"""Skeletons drawn: of batches, with scores and no boxes, and of results, with the limbs of any data set."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,13 +10,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from ultralytics.engine.results import Results
 from ultralytics.utils.plotting import Annotator, colors
 
-# COCO's limbs as pairs of joint indices (COCO keypoints annotation, `skeleton`, counted from 0)
-COCO_LIMBS = (
-    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
-    (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
-)  # fmt: skip
+LIMB_CONFIDENCE = 0.25  # visibility below which Ultralytics draws neither a keypoint nor its limbs
 
 
 def draw_person(
@@ -47,9 +45,9 @@ def plot_skeletons(
     batch: dict[str, Any],
     paths: Sequence[str],
     file: Path,
+    limbs: Sequence[tuple[int, int]],
     persons: dict[str, Any] | None = None,
     min_score: float = 0.25,
-    limbs: Sequence[tuple[int, int]] | None = None,
     on_plot: Callable[[Path], None] | None = None,
     max_images: int = 16,
     max_size: int = 1920,
@@ -60,9 +58,9 @@ def plot_skeletons(
         batch: collated batch; its ``img`` is drawn on, and its own labels are drawn where ``persons`` is None.
         paths: image files, for the captions.
         file: where the picture goes.
+        limbs: pairs of joint indices (data.skeletons.limbs_of).
         persons: predictions with ``keypoints`` (N, K, D) in pixels, ``conf`` (N,) and ``batch_idx`` (N,).
         min_score: predictions below it are not drawn.
-        limbs: pairs of joint indices, None for COCO's where K is 17 and joints alone elsewhere.
         on_plot: told of the saved file.
         max_images: most pictures in the grid.
         max_size: longest side of the grid in pixels.
@@ -82,8 +80,6 @@ def plot_skeletons(
     joints[..., :2] *= scale
     image_of = source["batch_idx"].detach().cpu().numpy().reshape(-1)
     scores = None if persons is None else persons["conf"].detach().float().cpu().numpy()
-    if limbs is None:
-        limbs = COCO_LIMBS if joints.shape[1:2] == (17,) else ()
 
     for i in range(n):
         tile = np.ascontiguousarray(images[i][[0, 0, 0] if c < 3 else [0, 1, 2]].transpose(1, 2, 0), np.uint8)
@@ -104,3 +100,57 @@ def plot_skeletons(
     cv2.imwrite(str(file), grid)
     if on_plot is not None:
         on_plot(file)
+
+
+class PoseResults(Results):
+    """Results whose drawings have the limbs of their data set.
+
+    Stock results draw COCO's limbs for 17 keypoints, whatever these are, and none for any other number.
+
+    Attributes:
+        limbs: pairs of keypoint indices from 0; None leaves the choice to Ultralytics.
+    """
+
+    limbs: Sequence[tuple[int, int]] | None = None
+
+    @classmethod
+    def of(cls, result: Results, limbs: Sequence[tuple[int, int]] | None) -> PoseResults:
+        """Results with the content of others."""
+        ours = cls(result.orig_img, result.path, result.names)
+        ours.__dict__.update(vars(result))
+        ours.limbs = limbs
+        return ours
+
+    def new(self) -> PoseResults:
+        """Empty results of the same image, with the same limbs."""
+        return self.of(super().new(), self.limbs)
+
+    def plot(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw the results, see ``ultralytics.engine.results.Results.plot``."""
+        options = inspect.signature(Results.plot).bind(self, *args, **kwargs)
+        options.apply_defaults()
+        chosen = {name: value for name, value in options.arguments.items() if name != "self"}
+        if self.limbs is None or self.keypoints is None or not chosen["kpt_line"]:
+            return super().plot(**chosen)
+        show, save, pil = chosen["show"], chosen["save"], chosen["pil"]
+        canvas = super().plot(**{**chosen, "kpt_line": False, "show": False, "save": False, "pil": False})
+        annotator = Annotator(np.ascontiguousarray(canvas), chosen["line_width"])
+        ids = self.boxes.id.tolist() if self.boxes is not None and self.boxes.is_track else None
+        poses = self.keypoints.cpu().numpy().data
+        for person, pose in enumerate(poses):
+            one = colors(ids[person] if ids else len(poses) - 1 - person, True)  # as stock colours its keypoints
+            for number, (a, b) in enumerate(self.limbs):
+                if max(a, b) < len(pose) and _is_there(pose[a]) and _is_there(pose[b]):
+                    colour = one if chosen["color_mode"] == "instance" else colors(number, True)
+                    start, end = ((int(x), int(y)) for x, y in np.clip(pose[[a, b], :2], -1e4, 1e4))
+                    cv2.line(annotator.im, start, end, colour, math.ceil(annotator.lw / 2), cv2.LINE_AA)
+        if show:
+            annotator.show(self.path)
+        if save:
+            annotator.save(chosen["filename"] or f"results_{Path(self.path).name}")
+        return annotator.result(pil)
+
+
+def _is_there(point: np.ndarray) -> bool:
+    """Whether a keypoint (2 or 3,) is drawn: by its visibility; without one, (0, 0) marks a missing keypoint."""
+    return bool(point[2] >= LIMB_CONFIDENCE) if len(point) == 3 else bool(point.any())

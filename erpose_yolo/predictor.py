@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from ultralytics.models.yolo.pose import PosePredictor
 from ultralytics.utils import ops
 
+from erpose_yolo.data.skeletons import COCO_17, Limbs, limbs_ok
 from erpose_yolo.decode import select_rows
+from erpose_yolo.plotting import PoseResults
 
 
 class ERPosePredictor(PosePredictor):
@@ -21,6 +24,21 @@ class ERPosePredictor(PosePredictor):
             from erpose_yolo.exporter import full_precision
 
             full_precision(self.model, model or self.args.model)
+        self.limbs = self._limbs()
+
+    def _limbs(self) -> Limbs | None:
+        """Limbs of the network's data set; None where nothing is known of them, or where they are those that stock draws."""
+        network = self.model.model if isinstance(self.model.model, nn.Module) else self.model  # a checkpoint or an export
+        limbs, joints = getattr(network, "skeleton", None), self.model.kpt_shape[0]
+        limbs = json.loads(limbs) if isinstance(limbs, str) else limbs  # most formats keep text
+        if not limbs or not limbs_ok(limbs, joints):
+            return None
+        found: Limbs = tuple((a, b) for a, b in limbs)
+        return None if joints == len(COCO_17.names) and set(found) == set(COCO_17.limbs) else found
+
+    def construct_result(self, pred: Tensor, img: Tensor, orig_img: Any, img_path: str) -> PoseResults:
+        """Results of one image, which draw the limbs of the network's data set."""
+        return PoseResults.of(super().construct_result(pred, img, orig_img, img_path), self.limbs)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the network, after a check that the picture fits an export of fixed size."""

@@ -22,13 +22,24 @@ from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_m
 from erpose_yolo import catalog, checkpoint
 from erpose_yolo.arguments import check_arguments
 from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
+from erpose_yolo.data.skeletons import limbs_of, read_kpt_shape
 from erpose_yolo.decode import fit_margins
+from erpose_yolo.metrics.crowding import DEPLOYED_SCORE
 from erpose_yolo.network import ERPoseModel
-from erpose_yolo.oks import sigmas_for
+from erpose_yolo.oks import describe_sigmas, sigmas_for
 from erpose_yolo.plotting import plot_skeletons
 from erpose_yolo.validator import ERPoseValidator
 
 MAIN = RANK in {-1, 0}  # the process that writes files
+
+# Optimiser steps per epoch below which gradients of fewer batches are summed than nbs=64 asks for: of 40 images at batch 16,
+# a stock run makes less than one step per epoch and learns next to nothing in a hundred. Sets from 512 images on (at batch
+# 16) are trained as ever.
+LEAST_STEPS = 8
+
+# What a run that found nobody is told: below these, too little training and tight sigmas are likely causes.
+FEW_STEPS = 1000
+TIGHT_SIGMA = 0.04
 
 
 class ERPoseTrainer(PoseTrainer):
@@ -67,11 +78,12 @@ class ERPoseTrainer(PoseTrainer):
 
         Raises:
             KeyError: no kpt_shape in the data YAML.
-            ValueError: sigmas that do not fit the joints.
+            ValueError: kpt_shape that is none, or sigmas that do not fit it.
         """
         resolve = catalog.resolve_stored_data if self.resume else catalog.resolve_data  # a resumed run brings its checkpoint's
         self.args.data = resolve(self.args.data)
         data = super().get_dataset()
+        data["kpt_shape"] = read_kpt_shape(data["kpt_shape"], self.args.data)
         sigmas_for(data["kpt_shape"][0], data.get("kpt_oks_sigmas"))
         return data
 
@@ -97,7 +109,7 @@ class ERPoseTrainer(PoseTrainer):
             message = f"kpt_shape {wanted} of {self.args.data} differs from kpt_shape {theirs} of the checkpoint"
             if self.resume:
                 raise ValueError(f"{message}. A run can be resumed on its own data only; start a new one from the weights.")
-            LOGGER.warning(f"{message}: trunk and towers are taken over, the joints are learnt anew.")
+            LOGGER.warning(f"{message}: keypoints of the same name are taken over, others learnt anew from their mean.")
         model = ERPoseModel(
             cfg or "erpose-n.yaml",
             nc=self.data["nc"],
@@ -106,17 +118,24 @@ class ERPoseTrainer(PoseTrainer):
             verbose=verbose and RANK == -1,
         )
         self.set_model_names_for_load(model)
+        model.kpt_names = self.data.get("kpt_names")  # keypoints of the same name are taken over
         if weights is not None:
             model.load(weights)
         return model
 
     def set_model_attributes(self) -> None:
-        """Attach joint names and sigmas, and fit the box margins."""
+        """Attach keypoint names, limbs and sigmas to the model, and say which sigmas are used."""
         super().set_model_attributes()
-        self.model.kpt_shape = list(self.data["kpt_shape"])
+        shape, sigmas = list(self.data["kpt_shape"]), self.data.get("kpt_oks_sigmas")
+        self.model.kpt_shape = shape
+        self.model.skeleton = [list(limb) for limb in limbs_of(self.data, shape[0])]
+        if MAIN:
+            LOGGER.info(describe_sigmas(shape[0], sigmas))
 
     def _build_train_pipeline(self) -> None:
         super()._build_train_pipeline()
+        if self.args.nbs == DEFAULT_CFG.nbs:  # else somebody has chosen how many images a step takes
+            self.accumulate = min(self.accumulate, max(1, len(self.train_loader) // LEAST_STEPS))
         self.fit_box_margins()
 
     def fit_box_margins(self) -> None:
@@ -222,6 +241,29 @@ class ERPoseTrainer(PoseTrainer):
             with torch_distributed_zero_first(LOCAL_RANK):  # the copies must be there when another process looks
                 stack.enter_context(self._aside([file for file in (self.last, self.best) if file.exists()]))
             super().final_eval()
+        if MAIN:
+            self._explain_nothing()
+
+    def _explain_nothing(self) -> None:
+        """Say why nobody may have been found, where no detection of the last validation reaches the default threshold."""
+        if not hasattr(self.validator, "collected"):  # nothing was validated (val=False)
+            return
+        best = max((float(row[0].max(initial=0)) for row in self.validator.collected.rows.values()), default=0.0)
+        found = self.validator.exact.get("AP", 0.0)  # -1 where there is nobody to be found
+        if found < 0 or (found > 0 and best >= DEPLOYED_SCORE):
+            return
+        steps, shape = self.ema.updates, self.data["kpt_shape"]
+        mean = float(sigmas_for(shape[0], self.data.get("kpt_oks_sigmas")).mean())
+        causes = []
+        if steps < FEW_STEPS:
+            causes.append(f"{steps} optimizer steps are few (epochs={2 * self.epochs}, or start from model=erpose-n.pt)")
+        if mean < TIGHT_SIGMA:
+            causes.append(f"OKS sigmas of {mean:.3f} on average are tight (kpt_oks_sigmas; COCO's are 0.066)")
+        causes.append(f"labels or kpt_shape {shape} do not fit the images (erpose check {self.args.data} --show sheet.jpg)")
+        LOGGER.warning(
+            f"Nothing was found: AP is {found:.3f}, and the best score {best:.2f}, where predict and track show "
+            f"those from {DEPLOYED_SCORE} on. Likely causes: {'; '.join(causes)}."
+        )
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
         """Stock resume, then the exact state where the checkpoint has one."""
@@ -232,4 +274,5 @@ class ERPoseTrainer(PoseTrainer):
 
     def plot_training_samples(self, batch: dict[str, Any], ni: int) -> None:
         """Draw a training batch as skeletons."""
-        plot_skeletons(batch, batch["im_file"], self.save_dir / f"train_batch{ni}.jpg", on_plot=self.on_plot)
+        limbs = limbs_of(self.data, self.data["kpt_shape"][0])
+        plot_skeletons(batch, batch["im_file"], self.save_dir / f"train_batch{ni}.jpg", limbs, on_plot=self.on_plot)

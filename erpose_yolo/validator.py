@@ -12,9 +12,9 @@ from ultralytics.utils.metrics import PoseMetrics
 
 from erpose_yolo import catalog
 from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
+from erpose_yolo.data.skeletons import limbs_of
 from erpose_yolo.decode import select_rows
 from erpose_yolo.metrics.validation import ExactPose
-from erpose_yolo.oks import sigmas_for
 from erpose_yolo.plotting import plot_skeletons
 
 
@@ -47,14 +47,12 @@ class ERPoseValidator(ExactPose, PoseValidator):
                 f"kpt_shape {ours} of {self.args.data} differs from kpt_shape {list(theirs)} of the model. "
                 "Validate with the data set the model was trained on, or train a model for this one."
             )
-        sigmas = sigmas_for(ours[0], self.data.get("kpt_oks_sigmas"))  # before the stock check, which names no mend
         super().init_metrics(model)
         self.network = model
         if hasattr(model, "units"):  # an export
             from erpose_yolo.exporter import full_precision
 
             full_precision(model, self.args.model)
-        self.sigma = sigmas.numpy()
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> ERPoseDataset:
         """Data set of a split, see data.dataset.build_dataset."""
@@ -85,7 +83,8 @@ class ERPoseValidator(ExactPose, PoseValidator):
 
     def plot_val_samples(self, batch: dict[str, Any], ni: int) -> None:
         """Draw the labels of a validation batch as skeletons."""
-        plot_skeletons(batch, batch["im_file"], self.save_dir / f"val_batch{ni}_labels.jpg", on_plot=self.on_plot)
+        file = self.save_dir / f"val_batch{ni}_labels.jpg"
+        plot_skeletons(batch, batch["im_file"], file, limbs_of(self.data, self.kpt_shape[0]), on_plot=self.on_plot)
 
     def plot_predictions(self, batch: dict[str, Any], preds: list[dict[str, Tensor]], ni: int, max_det: int | None = None) -> None:
         """Draw the predictions of a validation batch as skeletons with scores."""
@@ -95,4 +94,5 @@ class ERPoseValidator(ExactPose, PoseValidator):
         persons = {k: torch.cat([p[k] for p in preds]) for k in ("keypoints", "conf")}
         persons["batch_idx"] = torch.cat(image)
         file = self.save_dir / f"val_batch{ni}_pred.jpg"
-        plot_skeletons(batch, batch["im_file"], file, persons, on_plot=self.on_plot)
+        limbs = limbs_of(self.data, self.kpt_shape[0])
+        plot_skeletons(batch, batch["im_file"], file, limbs, persons, on_plot=self.on_plot)

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -137,3 +137,55 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return data
+
+
+@pytest.fixture(scope="session")
+def stick_figures() -> Callable[..., Path]:
+    """Writes a set of stick figures with five keypoints, one in each image, and returns its ``data.yaml``.
+
+    Head, hands and feet, in poses, sizes, colours and places that are random and the same in every run; figures face the
+    camera, so their left is on the right of the image. ``val`` shows figures that ``train`` does not.
+    """
+    import cv2
+    import numpy as np
+    import yaml
+
+    def limb(start: np.ndarray, degrees: float, length: float) -> np.ndarray:
+        angle = np.deg2rad(degrees)  # from straight down, to the right of the image
+        return start + length * np.array([np.sin(angle), np.cos(angle)])
+
+    def write(root: Path, train: int = 40, val: int = 16, size: int = 160, **keys: object) -> Path:
+        rng = np.random.default_rng(0)
+        for split, count in (("train", train), ("val", val)):
+            for kind in ("images", "labels"):
+                (root / kind / split).mkdir(parents=True)
+            for index in range(count):
+                base = rng.integers(60, 200, 3)
+                clouds = cv2.resize(rng.normal(0, 25, (12, 12, 3)).astype(np.float32), (size, size))
+                image = np.clip(clouds + base + rng.normal(0, 6, (size, size, 3)), 0, 255).astype(np.uint8)
+                height = rng.uniform(0.45, 0.85) * size
+                x, top = rng.uniform(0.3 * height, size - 0.3 * height), rng.uniform(4, size - height - 4)
+                head = np.array([x + rng.uniform(-0.02, 0.02) * height, top + 0.1 * height])
+                neck = np.array([x, top + 0.2 * height])
+                hip = neck + np.array([rng.uniform(-0.05, 0.05), 0.33]) * height
+                hands = [limb(neck, side * rng.uniform(10, 130), 0.33 * height) for side in (1, -1)]
+                feet = [limb(hip, side * rng.uniform(4, 38), 0.45 * height) for side in (1, -1)]
+                colour = tuple(int(c) for c in (base + 128) % 256 * 0.5 + rng.integers(0, 60, 3))
+                for a, b in ((neck, hip), (neck, hands[0]), (neck, hands[1]), (hip, feet[0]), (hip, feet[1])):
+                    cv2.line(image, a.astype(int).tolist(), b.astype(int).tolist(), colour, max(2, round(height / 28)), cv2.LINE_AA)
+                cv2.circle(image, head.astype(int).tolist(), round(0.1 * height), colour, -1, cv2.LINE_AA)
+                points = np.array([head, *hands, *feet]).clip(0, size - 1) / size
+                low, high = np.minimum(points.min(0), [x / size, top / size]), points.max(0)
+                row = [0, *(low + high) / 2, *high - low, *np.insert(points, 2, 2, axis=1).ravel()]
+                cv2.imwrite(str(root / "images" / split / f"{index:02}.png"), image)
+                (root / "labels" / split / f"{index:02}.txt").write_text(" ".join(f"{v:.6g}" for v in row) + "\n")
+        about = {
+            "train": "images/train", "val": "images/val", "names": {0: "person"}, "kpt_shape": [5, 3],
+            "kpt_names": {0: ["head", "left_hand", "right_hand", "left_foot", "right_foot"]},
+            "flip_idx": [0, 2, 1, 4, 3], "skeleton": [[0, 1], [0, 2], [0, 3], [0, 4]],
+        }  # fmt: skip
+        data = root / "data.yaml"
+        data.write_text(yaml.safe_dump({**about, **keys}, sort_keys=False))
+        return data
+
+    return write

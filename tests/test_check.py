@@ -18,6 +18,7 @@ from erpose_yolo.data.convert.files import DataError, load_data_yaml
 from erpose_yolo.data.skeletons import (
     COCO_17,
     CROWDPOSE_14,
+    DEFAULT_SIGMA,
     KNOWN,
     flip_from_names,
     joint_names,
@@ -71,9 +72,9 @@ def test_flip_from_names() -> None:
 
 def test_known_skeletons() -> None:
     from erpose_yolo.oks import COCO_SIGMAS
-    from erpose_yolo.plotting import COCO_LIMBS
+    from erpose_yolo.oks import DEFAULT_SIGMA as OF_OKS
 
-    assert COCO_17.sigmas == COCO_SIGMAS and COCO_17.limbs == COCO_LIMBS
+    assert COCO_17.sigmas == COCO_SIGMAS and DEFAULT_SIGMA == OF_OKS
     shared = [COCO_17.names.index(name) for name in CROWDPOSE_14.names[:12]]
     assert CROWDPOSE_14.sigmas[:12] == tuple(COCO_SIGMAS[i] for i in shared)
     assert known_skeleton([n.replace("left", "L").replace("right", "R") for n in COCO_17.names]) is COCO_17

@@ -11,7 +11,7 @@ import torch
 from ultralytics.cfg import get_cfg
 
 from erpose_yolo.data.dataset import build_dataset
-from erpose_yolo.data.labels import POINT_SIDE, ColumnError, LabelError, complete_boxes, parse_labels
+from erpose_yolo.data.labels import POINT_SIDE, ColumnError, LabelError, complete_boxes, parse_labels, read_rows
 from erpose_yolo.decode import default_margins, derive_boxes
 from erpose_yolo.oks import object_area
 
@@ -76,7 +76,8 @@ def test_two_columns_per_joint(tmp_path: Path) -> None:
     """With D=2 a negative coordinate means that the joint is not labelled."""
     file = write(tmp_path / "a.txt", [0, 0.1, 0.2, 0.3, 0.4, -1, -1, 0.5, 0.5, 0.6, 0.6])
     _, _, joints = parse_labels(file, (K, 2), 1, (100, 100))
-    assert joints[0, :, 2].tolist() == [1, 1, 0, 1, 1] and joints[0, 2, :2].tolist() == [0, 0]
+    assert joints[0, :, 2].tolist() == [2, 2, 0, 2, 2] and joints[0, 2, :2].tolist() == [0, 0]
+    assert (joints[..., 2] == read_rows(file, K, 2).posed()[..., 2]).all()  # what linter and converters see
 
 
 def test_bom_crlf_blank_lines_and_duplicates(tmp_path: Path) -> None:

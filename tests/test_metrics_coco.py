@@ -20,7 +20,7 @@ from erpose_yolo.metrics.predictions import (
     write_json,
 )
 from erpose_yolo.metrics.truth import GroundTruth, find_annotations, from_annotations, from_labels
-from erpose_yolo.oks import COCO_SIGMAS
+from erpose_yolo.oks import COCO_SIGMAS, DEFAULT_SIGMA
 
 
 def make_truth(
@@ -116,7 +116,7 @@ def test_sigmas_are_pycocotools_own() -> None:
     theirs = Params("keypoints").kpt_oks_sigmas
     assert (coco.exact_sigmas(17) == theirs).all()
     assert (coco.exact_sigmas(17, COCO_SIGMAS) == theirs).all()  # as a data YAML spells them
-    assert (coco.exact_sigmas(4) == 0.25).all()
+    assert (coco.exact_sigmas(4) == DEFAULT_SIGMA).all()
     assert coco.exact_sigmas(2, [0.1, 0.3]).tolist() == [0.1, 0.3]
     with pytest.raises(ValueError, match="kpt_oks_sigmas must hold 3"):
         coco.exact_sigmas(3, [0.1, 0.1])

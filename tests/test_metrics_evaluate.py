@@ -160,6 +160,7 @@ def test_every_pose_model_has_the_figures_of_yolo_val(
     for title in ("COCO key points", "Crowds", "Joints", "left_ankle", "(labels)"):
         assert title in out
     saved = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert saved["sigmas"] == coco.exact_sigmas(17).tolist()
     assert saved["coco"] == report["coco"] and saved["settings"]["imgsz"] == 64
     records = json.loads((tmp_path / "out/predictions.json").read_text())
     if name != "yolo26n-pose.yaml":  # whose random scores are all too low

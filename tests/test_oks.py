@@ -12,9 +12,13 @@ import torch
 from erpose_yolo.oks import (
     BOX_FILL,
     COCO_SIGMAS,
+    DEFAULT_SIGMA,
     MIN_AREA,
     MIN_ASPECT,
+    TIGHT_FROM,
+    describe_sigmas,
     kernel,
+    lax_sigmas,
     mean_over_labelled,
     object_area,
     oks,
@@ -106,14 +110,35 @@ def test_area_rule() -> None:
 
 
 def test_sigmas() -> None:
-    """COCO's for 17 joints, 1/K elsewhere, the user's own in any container, never of the wrong number."""
+    """COCO's for 17 joints, one value elsewhere whatever K is, the user's own in any container."""
     assert sigmas_for(17).tolist() == pytest.approx(list(COCO_SIGMAS))
-    assert sigmas_for(4).tolist() == [0.25] * 4
+    assert sigmas_for(4).tolist() == pytest.approx([DEFAULT_SIGMA] * 4) and sigmas_for(133)[7] == sigmas_for(2)[1]
     own = [0.1, 0.2, 0.3]
     for custom in (own, tuple(own), np.array(own), torch.tensor(own, dtype=torch.float64)):
         got = sigmas_for(3, custom)
         assert got.dtype == torch.float32 and got.tolist() == pytest.approx(own)
     assert sigmas_for(17, [0.05] * 17).tolist() == pytest.approx([0.05] * 17)  # also where COCO's would fit
+
+
+def test_sigmas_are_described_in_pixels() -> None:
+    """The line says what they are, whose they are, and how far off a keypoint may be: 2 sigma sqrt(0.53 * 80 * 160)."""
+    reach = 2 * DEFAULT_SIGMA * math.sqrt(BOX_FILL * 80 * 160)
+    said = describe_sigmas(5)
+    assert "0.070 for 5 keypoints" in said and "kpt_oks_sigmas" in said and f"{reach:.0f} px off" in said
+    assert "0.050" in describe_sigmas(5, [0.05] * 5) and "of the data YAML" in describe_sigmas(5, [0.05] * 5)
+    assert "0.025 to 0.107" in describe_sigmas(17) and "COCO's" in describe_sigmas(17)
+
+
+def test_tight_sigmas_start_lax_and_arrive() -> None:
+    """COCO's and laxer ones are never touched; tighter ones begin at COCO's mean and are the metric's at the end."""
+    mean = sum(COCO_SIGMAS) / len(COCO_SIGMAS)
+    for sigmas in (sigmas_for(17), sigmas_for(5), torch.full((3,), 0.2)):
+        assert all(lax_sigmas(sigmas, p) is sigmas for p in (0.0, 0.3, 1.0))
+    tight = torch.tensor([0.01, 0.03])
+    assert lax_sigmas(tight, 0.0).mean().item() == pytest.approx(mean)
+    assert (lax_sigmas(tight, 0.0) / tight).tolist() == pytest.approx([mean / 0.02] * 2)  # one factor for all
+    factors = [(lax_sigmas(tight, p) / tight)[0].item() for p in np.linspace(0, 1, 21)]
+    assert factors == sorted(factors, reverse=True) and factors[-1] == 1 and lax_sigmas(tight, TIGHT_FROM) is tight
 
 
 def test_coco_sigmas_are_pycocotools() -> None:

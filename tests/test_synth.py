@@ -402,6 +402,18 @@ def test_two_at_once(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
+def test_the_command_line_leaves_a_set_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A data.yaml that the linter passes and that may move with its folder; the next command is printed."""
+    from erpose_yolo.cli import main
+    from erpose_yolo.data.check import check
+
+    assert main(["synth", "--out", str(tmp_path / "a"), "--images", "2", "--val", "1", "--size", "100", "--workers", "1"]) == 0
+    assert f"yolo pose train model=erpose-n.pt data={tmp_path / 'a' / 'data.yaml'} imgsz=128" in capsys.readouterr().out
+    (tmp_path / "a").rename(tmp_path / "b")
+    report = check(tmp_path / "b" / "data.yaml")
+    assert not report.findings and report.pictures == {"train": 2, "val": 1}
+
+
 def test_contact_sheet_and_command_line(tmp_path: Path) -> None:
     from erpose_yolo.data.synth.__main__ import bench, main
 

@@ -34,26 +34,27 @@ from numpy.typing import NDArray
 from erpose_yolo.data.convert.files import (
     IMAGE_SUFFIXES,
     SPLITS,
-    Array,
     DataError,
     DataYaml,
     Progress,
-    Rows,
     YamlError,
     label_of,
     load_data_yaml,
     picture_folder_of,
     picture_size,
     pictures_of,
-    read_rows,
 )
+from erpose_yolo.data.labels import Array, Rows, read_rows
 from erpose_yolo.data.skeletons import (
+    DEFAULT_SIGMA,
     LEFT,
     MIDDLE,
     RIGHT,
     flip_from_names,
     joint_names,
     known_skeleton,
+    limbs_of,
+    limbs_ok,
     sides_of,
 )
 
@@ -222,13 +223,13 @@ def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
             bad = next(i for i, s in enumerate(sigmas) if not 0 < s < math.inf)
             add("sigmas", "kpt_oks_sigmas", f"sigma {bad} is {sigmas[bad]}", "write positive numbers")
     elif k != 17:
-        add("sigmas", "kpt_shape", f"no kpt_oks_sigmas: OKS takes 1/{k} for every joint, which is lax",
-            "add kpt_oks_sigmas, COCO's range from 0.025 (eyes) to 0.107 (hips)", error=False)  # fmt: skip
+        what = f"no kpt_oks_sigmas: OKS takes {DEFAULT_SIGMA} for every keypoint, about COCO's mean"
+        add("sigmas", "kpt_shape", what, "add kpt_oks_sigmas, COCO's range from 0.025 (eyes) to 0.107 (hips)", error=False)
 
     titles = _check_names(source, k, add)
     _check_flip(source, k, titles, add)
     limbs = data.get("skeleton")
-    if limbs is not None and not _limbs_ok(limbs, k):
+    if limbs is not None and not limbs_ok(limbs, k):
         add("skeleton", "skeleton", f"skeleton is not pairs of joints from 0 to {k - 1}", "write [[5, 7], [7, 9], ...]")
     return k, shape[1]
 
@@ -305,12 +306,6 @@ def _check_flip(source: DataYaml, k: int, titles: dict[Any, list[str]], add: Any
     elif names is None and k > 1 and flip == list(range(k)):
         what = "flip_idx leaves every joint in its place, right only for objects without left and right"
         add("flip_idx", "flip_idx", what, "add kpt_names, and look at --show", error=False)
-
-
-def _limbs_ok(limbs: Any, k: int) -> bool:
-    return isinstance(limbs, list) and all(
-        isinstance(p, list) and len(p) == 2 and all(isinstance(j, int) and 0 <= j < k for j in p) for p in limbs
-    )
 
 
 # -- pictures and labels ---------------------------------------------------------------------------------------------
@@ -398,7 +393,7 @@ def _check_split(
             continue
         poses, seen = _check_rows(rows, label, classes, size or UNKNOWN_SIZE, shape[1], report)
         report.persons[split] += len(poses)
-        free = np.isnan(rows.boxes).all(1)
+        free = rows.box_free
         box_free, with_box = box_free + int(free.sum()), with_box + int((~free).sum())
         first_free = first_free or (label if free.any() else None)
         without_joints += [(label, int(line)) for line in rows.lines[~seen.any(1)]]
@@ -444,7 +439,7 @@ def _check_rows(
     """
     poses = rows.posed()
     boxes, lines = rows.boxes, rows.lines
-    free = np.isnan(boxes).all(1)
+    free = rows.box_free
     finite: Any = np.isfinite(rows.category) & np.isfinite(rows.joints).all((1, 2)) & (free | np.isfinite(boxes).all(1))
     for n in np.flatnonzero(~finite):
         report.add("number", label, int(lines[n]), "a value is NaN or infinite", "mend the row")
@@ -637,16 +632,19 @@ def contact_sheet(source: DataYaml, report: Report, file: Path, tile: int = 300)
     names = joint_names(source.data.get("kpt_names"), k)
     known = known_skeleton(names, k)
     sides = [side for side, _ in sides_of(names or (known.names if known else [""] * k))]
-    limbs = source.data.get("skeleton")
-    if not _limbs_ok(limbs, k) or limbs is None:
-        limbs = known.limbs if known else ()
+    limbs = limbs_of(source.data, k)
     flip, title, colour = _verdict(source, report, k, names)
 
     gap, head, line = 4, 26, 22
     width = gap + len(gallery) * (tile + gap)
     sheet = np.full((head + 2 * (line + tile) + gap, width, 3), 40, np.uint8)
     _text(sheet, title, (gap, head - 8), colour)
-    _text(sheet, "as labelled: left side of the body orange, right side blue", (gap, head + line - 7), (235, 235, 235))
+    labelled = "as labelled: left side of the body orange, right side blue"
+    if names is None:
+        guess = f"taken for {known.title}; {labelled}" if known else "sides are not known, keypoints are white"
+        labelled = f"no kpt_names in the data YAML: {guess}"
+    labelled += "" if limbs else "; no skeleton: keypoints alone"
+    _text(sheet, labelled, (gap, head + line - 7), (235, 235, 235))
     below = head + line + tile
     caption = "mirrored with flip_idx: who faces you still has orange on the right of the picture"
     _text(sheet, caption if flip else "no usable flip_idx: nothing to mirror", (gap, below + line - 7), (235, 235, 235))
@@ -691,7 +689,7 @@ def _verdict(
     if wrong:
         title, colour = f"{title}: {wrong[0].what}", red
     elif not usable:
-        title, colour = f"{title}: no flip_idx", yellow
+        title, colour = f"{title}: no flip_idx{'' if names else ' and no kpt_names'}", yellow
     elif names is None:
         title, colour = f"{title}: no kpt_names, so flip_idx can be judged by eye only", yellow
     else:

@@ -15,6 +15,7 @@ from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
 from erpose_yolo.data.convert.files import UNDECODED, picture_size
 from erpose_yolo.data.labels import ColumnError, LabelError, parse_labels
+from erpose_yolo.data.skeletons import read_kpt_shape
 
 ROWS = "erpose rows 3"  # into the hash of label caches, so that stock runs and ours do not read each other's
 
@@ -116,6 +117,7 @@ def build_dataset(
     """
     if "kpt_shape" not in data:  # ultralytics says so itself from 8.4.155 on
         raise ValueError(f"{args.data}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (joints, values each).")
+    data["kpt_shape"] = read_kpt_shape(data["kpt_shape"], args.data)
     return ERPoseDataset(
         img_path=img_path,
         imgsz=args.imgsz,

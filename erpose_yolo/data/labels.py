@@ -3,18 +3,21 @@
 Coordinates are normalised by the picture's width and height. D is 3 (x, y, visibility: 0 not labelled, 1 labelled but
 occluded, 2 visible) or 2 (x, y; a negative coordinate means not labelled). Rows of both kinds may stand in one file.
 A row with a box and no labelled joint is an ignore region.
+
+:func:`read_rows` is the one reader: the linter and the converters take what it found and what it could not read,
+training (:func:`parse_labels`) refuses a file at its first mistake.
 """
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from erpose_yolo.decode import default_margins, derive_boxes
-from erpose_yolo.oks import MIN_ASPECT
+Array = NDArray[np.float64]
 
 # Sides of the box of a person without extent (one joint, or all in one place), as a share of the image's long side: 16 px of
 # 640. Augmentation drops objects whose box has no size. Joints on one line have a length, of which MIN_ASPECT is the least
@@ -36,10 +39,107 @@ class ColumnError(LabelError):
     """A wrong number of columns: a mistake of the whole data set and not of one row, so training does not start."""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a line of a label file."""
+
+    kind: str
+    line: int
+    what: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The readable rows of a label file.
+
+    Shapes: N rows, K joints, D values of a joint in the file.
+
+    Args:
+        category: (N,) class indices.
+        boxes: (N, 4) centre x, centre y, width, height, as shares of the picture; NaN in rows without a box.
+        joints: (N, K, D) as in the file.
+        lines: (N,) line numbers, from 1.
+        box_free: (N,) which rows have no box.
+        problems: lines that could not be read.
+    """
+
+    category: Array
+    boxes: Array
+    joints: Array
+    lines: NDArray[np.int64]
+    box_free: NDArray[np.bool_]
+    problems: list[Problem]
+
+    def posed(self) -> Array:
+        """Joints with visibility (N, K, 3); where D is 2, negative coordinates mean unlabelled, as in Ultralytics."""
+        if self.joints.shape[2] == 3:
+            return self.joints
+        seen = (self.joints >= 0).all(2, keepdims=True)
+        return np.concatenate((self.joints, 2.0 * seen), 2)
+
+
+def read_rows(file: Path, joints: int, dims: int) -> Rows:
+    """Read a label file: rows of class, box and joints, or of class and joints, in any mixture.
+
+    Args:
+        file: the label file.
+        joints: K.
+        dims: D, 2 for x y or 3 for x y v.
+    """
+    values = joints * dims
+    widths = (5 + values, 1 + values)
+    try:
+        lines = io.StringIO(file.read_bytes().decode("utf-8-sig"), newline=None).readlines()  # as editors count them
+    except UnicodeDecodeError as error:
+        where = file.read_bytes()[: error.start].count(b"\n") + 1
+        problem = Problem("encoding", where, "not UTF-8 text", "save the file as plain text")
+        return _rows([], [], [problem], joints, dims)
+    good: list[list[float]] = []
+    numbers: list[int] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) not in widths:
+            what = (
+                f"{len(words)} columns; a row must have {widths[0]} (class, box x y w h, {joints} keypoints of {dims} values) or "
+                f"{widths[1]} (without the box), as kpt_shape [{joints}, {dims}] says"
+            )
+            problems.append(Problem("columns", number, what, "mend the row, or kpt_shape in the data YAML"))
+            continue
+        try:
+            row = [float(word) for word in words]
+        except ValueError:
+            column, word = next((c, w) for c, w in enumerate(words, 1) if not _is_number(w))
+            problems.append(Problem("number", number, f"column {column} is {word!r}, not a number", "write a number there"))
+            continue
+        good.append(row)
+        numbers.append(number)
+    return _rows(good, numbers, problems, joints, dims)
+
+
+def _rows(rows: list[list[float]], lines: list[int], problems: list[Problem], joints: int, dims: int) -> Rows:
+    free = np.array([len(row) == 1 + joints * dims for row in rows], bool)
+    full = [[row[0], *[float("nan")] * 4, *row[1:]] if f else row for row, f in zip(rows, free)]
+    array = np.array(full, np.float64).reshape(len(rows), 5 + joints * dims)
+    poses = array[:, 5:].reshape(len(rows), joints, dims)
+    return Rows(array[:, 0], array[:, 1:5], poses, np.array(lines, np.int64), free, problems)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_labels(
     file: str | Path, kpt_shape: tuple[int, int], num_classes: int, size: tuple[int, int], single_class: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read a label file.
+    """Read a label file for training.
 
     Args:
         file: text file; a byte-order mark and any line ends are fine.
@@ -49,38 +149,31 @@ def parse_labels(
         single_class: treat all classes as one.
 
     Returns:
-        Classes (N, 1), boxes (N, 4) as normalised centre and size, joints (N, K, 3) normalised with visibility; float32.
-        Exact duplicates of a row are left out.
+        Classes (N, 1), boxes (N, 4) as normalised centre and size, joints (N, K, 3) normalised with visibility (2 for all
+        labelled ones where D is 2); float32. Exact duplicates of a row are left out.
 
     Raises:
         ColumnError: a row has neither 5 + K*D nor 1 + K*D columns.
         LabelError: a row holds what is not a number or not finite, a class, coordinate or visibility out of range.
     """
     k, d = kpt_shape
-    with_box, box_free = 5 + k * d, 1 + k * d
-    rows, seen = [], set()
-    text = Path(file).read_bytes().decode("utf-8-sig", errors="replace")
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # line ends as editors count them, unlike splitlines()
-        words = line.split()
-        if not words:
-            continue
-        where = f"{file}:{number}"
-        if len(words) not in (with_box, box_free):
-            raise ColumnError(
-                f"{where}: {len(words)} columns. A row must have {with_box} (class, box x y w h, {k} joints of {d} values) "
-                f"or {box_free} (without the box), as kpt_shape [{k}, {d}] says. Mend the row, or kpt_shape in the data YAML."
-            )
-        if (row_text := " ".join(words)) in seen:
-            continue
-        seen.add(row_text)
-        try:
-            row = np.array(words, dtype=np.float64)
-        except ValueError as error:  # numpy's message quotes the word
-            raise LabelError(f"{where}: {error}. Mend or delete the row.") from None
-        rows.append(_checked(row, where, k, d, 1 if single_class else num_classes, single_class))
-    if not rows:
+    rows = read_rows(Path(file), k, d)
+    checked, seen = [], set()
+    wrong = [(problem.line, problem) for problem in rows.problems]
+    for n, line in enumerate(rows.lines.tolist()):
+        if wrong and wrong[0][0] < line:
+            break  # the first mistake of the file is told
+        row = np.concatenate((rows.category[n : n + 1], rows.boxes[n], rows.joints[n].ravel()))
+        if row.tobytes() not in seen:
+            seen.add(row.tobytes())
+            checked.append(_checked(rows, n, f"{file}:{line}", 1 if single_class else num_classes, single_class))
+    if wrong:
+        line, problem = wrong[0]
+        kind = ColumnError if problem.kind == "columns" else LabelError
+        raise kind(f"{file}:{line}: {problem.what}. Mend: {problem.mend}.")
+    if not checked:
         return np.zeros((0, 1), np.float32), np.zeros((0, 4), np.float32), np.zeros((0, k, 3), np.float32)
-    classes, boxes, joints = (np.stack(part) for part in zip(*rows, strict=True))
+    classes, boxes, joints = (np.stack(part) for part in zip(*checked, strict=True))
     boxes = complete_boxes(boxes, joints, size)
     known = np.isfinite(boxes).all(1)  # neither box nor joint: the row says nothing
     return classes[known].astype(np.float32), boxes[known].astype(np.float32), joints[known].astype(np.float32)
@@ -97,6 +190,11 @@ def complete_boxes(boxes: np.ndarray, joints: np.ndarray, size: tuple[int, int])
     Returns:
         (N, 4), inside the picture; NaN is left where no joint is labelled either.
     """
+    import torch  # late: the command line tools read labels, too, and start at once
+
+    from erpose_yolo.decode import default_margins, derive_boxes
+    from erpose_yolo.oks import MIN_ASPECT
+
     need = np.isnan(boxes).any(axis=1) & (joints[..., 2] > 0).any(axis=1)
     if not need.any():
         return boxes
@@ -115,28 +213,24 @@ def complete_boxes(boxes: np.ndarray, joints: np.ndarray, size: tuple[int, int])
     return out
 
 
-def _checked(
-    row: np.ndarray, where: str, k: int, d: int, num_classes: int, single_class: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(rows: Rows, n: int, where: str, num_classes: int, single_class: bool) -> tuple[Array, Array, Array]:
     """Class (1,), box (4,) and joints (K, 3) of a row, NaN for a box that is not there."""
-    if not np.isfinite(row).all():
-        column = int(np.isfinite(row).argmin()) + 1
+    box, joints = rows.boxes[n], rows.posed()[n]
+    written = np.concatenate((rows.category[n : n + 1], [] if rows.box_free[n] else box, rows.joints[n].ravel()))
+    if not np.isfinite(written).all():
+        column = int(np.isfinite(written).argmin()) + 1
         raise LabelError(f"{where}: column {column} is not finite. Mend or delete the row.")
-    category = 0.0 if single_class else row[0]
+    category = 0.0 if single_class else rows.category[n]
     if category % 1 or not 0 <= category < num_classes:
         last = num_classes - 1
         raise LabelError(f"{where}: class {category:g} is not one of 0 to {last}. Mend the row, or names in the data YAML.")
-    box = row[1:5] if len(row) == 5 + k * d else np.full(4, np.nan)
-    if np.isfinite(box).all() and box[2:].min() < 0:
+    if not rows.box_free[n] and box[2:].min() < 0:
         raise LabelError(f"{where}: box size {box[2]:g} x {box[3]:g} is negative. Mend the row.")
-    joints = row[len(row) - k * d :].reshape(k, d)
-    if d == 3 and joints[:, 2].max() > 2:
+    if joints[:, 2].max() > 2:
         raise LabelError(
             f"{where}: visibility {joints[:, 2].max():g} is none of 0 (not labelled), 1 (hidden), 2 (visible). Mend the row."
         )
-    labelled = joints.min(axis=1) >= 0 if d == 2 else joints[:, 2] > 0
-    joints = np.concatenate((joints[:, :2], (joints[:, 2:] if d == 3 else labelled[:, None]).astype(np.float64)), 1)
-    joints[~labelled] = 0
+    joints = np.where(joints[:, 2:] > 0, joints, 0.0)
     outside = np.concatenate((joints[:, :2].ravel(), box[np.isfinite(box)]))
     if outside.min(initial=0) < -SLACK or outside.max(initial=0) > 1 + SLACK:
         worst = outside[np.abs(outside - 0.5).argmax()]

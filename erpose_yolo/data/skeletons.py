@@ -9,13 +9,15 @@ Standard library only, so that the command line tools start at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Limbs = tuple[tuple[int, int], ...]
 
 LEFT, MIDDLE, RIGHT = "left", "", "right"
+
+DEFAULT_SIGMA = 0.07  # oks.DEFAULT_SIGMA, whose module must import torch; a test keeps the two equal
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ CROWDPOSE_14 = Skeleton(
 KNOWN = (COCO_17, CROWDPOSE_14)
 
 _ALIASES = {"top head": "head", "head top": "head"}  # CrowdPose's crown goes by either name
+
+_NEAR = {  # keypoints of other skeletons, and the one of COCO's that is next to them
+    "head": "nose", "face": "nose", "chin": "nose", "mouth": "nose", "forehead": "nose",
+    "hand": "wrist", "palm": "wrist", "fingers": "wrist", "foot": "ankle", "heel": "ankle", "toe": "ankle", "toes": "ankle",
+}  # fmt: skip
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")  # leftEye, LEFT_EYE, left-eye.1 -> words
 _SIDES = {"left": LEFT, "l": LEFT, "lft": LEFT, "right": RIGHT, "r": RIGHT, "rt": RIGHT, "rgt": RIGHT}
@@ -162,6 +169,74 @@ def joint_names(kpt_names: Any, joints: int) -> list[str] | None:
     if isinstance(kpt_names, (list, tuple)) and len(kpt_names) == joints:
         return [str(name) for name in kpt_names]
     return None
+
+
+def read_kpt_shape(value: Any, source: object) -> list[int]:
+    """(K, D) as a list, which stock code compares with [17, 3]; a tuple, as Python code hands it over, is read, too.
+
+    Args:
+        value: of ``kpt_shape``.
+        source: file to name in errors.
+
+    Raises:
+        ValueError: it is not two whole numbers, of which the second is 2 or 3.
+    """
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        k, d = value
+        if all(isinstance(n, int) and not isinstance(n, bool) for n in value) and k >= 1 and d in (2, 3):
+            return [k, d]
+    raise ValueError(f"{source}: kpt_shape is {value!r}. Write 'kpt_shape: [17, 3]' (number of keypoints, 2 or 3 values each).")
+
+
+def names_of(kpt_names: Any, joints: int) -> list[str]:
+    """Keypoint names of a model: its own where they are words, COCO's for 17 keypoints without, else numbers.
+
+    Args:
+        kpt_names: as :func:`joint_names` takes them; Ultralytics gives models of data without names numbers.
+        joints: K.
+    """
+    names = joint_names(kpt_names, joints)
+    if names is not None and not all(name.isdecimal() for name in names):
+        return names
+    return list(COCO_17.names) if joints == len(COCO_17.names) else [str(i) for i in range(joints)]
+
+
+def match_names(wanted: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """For each wanted keypoint the index of that of the same name, else of its neighbour on the body; None without either.
+
+    Spelling does not matter. Numbers are no names: keypoint 3 of one data set has nothing to do with keypoint 3 of another.
+    """
+    places = {key: i for i, key in reversed(list(enumerate(_keys(known))))}
+    found = []
+    for name, (side, rest) in zip(wanted, _keys(wanted)):
+        near = places.get((side, _NEAR.get(rest, rest)))
+        found.append(None if name.isdecimal() else places.get((side, rest), near))
+    return found
+
+
+def limbs_ok(limbs: Any, joints: int) -> bool:
+    """Tell whether a data YAML's ``skeleton`` is a list of pairs of joint indices below K, counted from 0."""
+    return isinstance(limbs, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(j, int) and 0 <= j < joints for j in pair)
+        for pair in limbs
+    )
+
+
+def limbs_of(data: Mapping[str, Any], joints: int) -> Limbs:
+    """Limbs to draw for a data set: its ``skeleton`` where it is usable, else those of a published skeleton.
+
+    Args:
+        data: data YAML; ``skeleton`` and ``kpt_names`` are read.
+        joints: K.
+
+    Returns:
+        Pairs of joint indices; none where nothing is known of the joints.
+    """
+    limbs = data.get("skeleton")
+    if limbs is not None and limbs_ok(limbs, joints):
+        return tuple((a, b) for a, b in limbs)
+    known = known_skeleton(joint_names(data.get("kpt_names"), joints), joints)
+    return known.limbs if known else ()
 
 
 def _keys(names: Sequence[str]) -> list[tuple[str, str]]:

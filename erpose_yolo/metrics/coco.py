@@ -15,7 +15,7 @@ import numpy as np
 from erpose_yolo.metrics.matching import Curves, Matches, accumulate, match
 from erpose_yolo.metrics.predictions import MAX_DETS, Predictions, extent_area, to_records
 from erpose_yolo.metrics.truth import GroundTruth
-from erpose_yolo.oks import COCO_SIGMAS, sigmas_for
+from erpose_yolo.oks import COCO_SIGMAS, DEFAULT_SIGMA, sigmas_for
 
 NAMES = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -33,7 +33,7 @@ def exact_sigmas(num_joints: int, custom: Sequence[float] | None = None) -> np.n
     """
     sigmas_for(num_joints, custom)  # its checks, and its messages
     if custom is None and num_joints != len(COCO_SIGMAS):
-        return np.full(num_joints, 1 / num_joints)
+        return np.full(num_joints, DEFAULT_SIGMA)
     sigmas = np.asarray(COCO_SIGMAS if custom is None else custom, np.float64).reshape(-1)
     if num_joints == len(COCO_SIGMAS) and np.allclose(sigmas, COCO_SIGMAS, rtol=0, atol=1e-6):
         return np.round(np.asarray(COCO_SIGMAS) * 10, 2) / 10  # .26 / 10 is not .026 in its last bit

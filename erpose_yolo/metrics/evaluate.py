@@ -4,7 +4,8 @@
     erpose eval model=yolo11n-pose.pt data=crowdpose.yaml split=test imgsz=640 batch=16 device=0
     erpose eval predictions=predictions.json data=coco-pose.yaml
 
-The model is run by its own validator, so its stock figures are those of ``yolo val``. Prints pycocotools' table,
+The model is run by its own validator, so its stock figures are those of ``yolo val``, with one rule for OKS sigmas
+(metrics/validation.py). Prints pycocotools' table,
 CrowdPose's where the data set is of that kind, duplicates, misses and joints; saves predictions.json, metrics.json and
 pictures.
 """
@@ -27,6 +28,7 @@ from erpose_yolo.metrics.matching import accumulate, match
 from erpose_yolo.metrics.predictions import Predictions, read_predictions, write_json
 from erpose_yolo.metrics.truth import GroundTruth, from_labels
 from erpose_yolo.metrics.validation import ExactPose, load_annotations
+from erpose_yolo.oks import describe_sigmas
 
 IMGSZ = 640  # a checkpoint's own would make models incomparable
 
@@ -75,7 +77,7 @@ def evaluate(
 
     Returns:
         Everything that metrics.json holds: ``coco``, ``crowdpose`` (where it applies), ``crowding``, ``joints``,
-        ``stock`` (the validator's own figures), ``protocol``, ``area``, ``truth`` and ``settings``.
+        ``stock`` (the validator's own figures), ``protocol``, ``area``, ``sigmas``, ``truth`` and ``settings``.
 
     Raises:
         ValueError: neither or both of model and predictions, or what truth and predictions have to complain about.
@@ -226,7 +228,9 @@ def _measure(
     matches = match(truth, found, sigmas)
     figures = coco.evaluate_coco(truth, found, sigmas, log=None, matches=matches)
     report: dict[str, Any] = {"coco": figures, "protocol": coco.protocol(truth), "area": truth.area_rule}
+    report["sigmas"] = sigmas.tolist()
     print("\nCOCO key points\n" + coco.table(figures, truth))
+    print(f" {describe_sigmas(k, custom)}")
     if judge and len(found.score):
         theirs = coco.judge(truth, found, sigmas)
         apart = max(abs(theirs[name] - figures[name]) for name in coco.STATS)

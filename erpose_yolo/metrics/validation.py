@@ -1,7 +1,9 @@
 """Exact evaluation inside an Ultralytics pose validator.
 
 :class:`ExactPose` is mixed into a validator class, ours or a stock one, in front of it. It collects what the validator
-predicts anyway and changes none of its figures. Nothing of ultralytics is imported here.
+predicts anyway. Of the stock figures it changes one thing: OKS sigmas follow one rule (oks.sigmas_for) for all models,
+where stock validators take 1/K for a data set that names none and whose ``kpt_shape`` is not the list [17, 3]. Nothing of
+ultralytics is imported here.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from erpose_yolo.metrics import coco
 from erpose_yolo.metrics.predictions import KEEP_SCORE, Collector, write_json
 from erpose_yolo.metrics.truth import GroundTruth, find_annotations, from_annotations, from_labels
+from erpose_yolo.oks import describe_sigmas, sigmas_for
 
 LOGGER = logging.getLogger("ultralytics")  # the logger that ultralytics prints with
 
@@ -69,7 +72,12 @@ class ExactPose:
                 f"kpt_shape {list(theirs)} of the model differs from kpt_shape {ours} of {this.args.data}. "
                 "Evaluate on the data set that the model was trained for."
             )
+        custom = this.data.get("kpt_oks_sigmas")
+        sigmas = sigmas_for(ours[0], custom)  # before the stock check, which does not say what to do
         super().init_metrics(model)  # type: ignore[misc]
+        this.sigma = sigmas.numpy()
+        if self.show_table and not this.training:
+            LOGGER.info(describe_sigmas(ours[0], custom))
         self.collected, self.exact = Collector(self.keep_score), {}
         if self.truth is None or not this.training:
             labels = this.dataloader.dataset.labels

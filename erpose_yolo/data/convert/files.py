@@ -1,11 +1,10 @@
-"""A YOLO-pose data set on disk, as Ultralytics finds it: data YAML, splits, pictures, label files and their rows.
+"""A YOLO-pose data set on disk, as Ultralytics finds it: data YAML, splits, images and label files.
 
 Read without Ultralytics (whose import takes seconds), except where a relative ``path:`` needs its datasets folder.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import struct
@@ -18,9 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
 T = TypeVar("T")
 
 SPLITS = ("train", "val", "test", "minival")  # the keys that Ultralytics resolves
@@ -172,99 +169,6 @@ def picture_folder_of(labels: Path) -> Path:
 def _suffix(name: str) -> str:
     dot = name.rfind(".")
     return name[dot:].lower() if dot >= 0 else ""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a line of a label file."""
-
-    kind: str
-    line: int
-    what: str
-    mend: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The readable rows of a label file.
-
-    Shapes: N rows, K joints, D values of a joint in the file.
-
-    Args:
-        category: (N,) class indices.
-        boxes: (N, 4) centre x, centre y, width, height, as shares of the picture; NaN in rows without a box.
-        joints: (N, K, D) as in the file.
-        lines: (N,) line numbers, from 1.
-        problems: lines that could not be read.
-    """
-
-    category: Array
-    boxes: Array
-    joints: Array
-    lines: NDArray[np.int64]
-    problems: list[Problem]
-
-    def posed(self) -> Array:
-        """Joints with visibility (N, K, 3); where D is 2, negative coordinates mean unlabelled, as in Ultralytics."""
-        if self.joints.shape[2] == 3:
-            return self.joints
-        seen = (self.joints >= 0).all(2, keepdims=True)
-        return np.concatenate((self.joints, 2.0 * seen), 2)
-
-
-def read_rows(file: Path, joints: int, dims: int) -> Rows:
-    """Read a label file: rows of class, box and joints, or of class and joints, in any mixture.
-
-    Args:
-        file: the label file.
-        joints: K.
-        dims: D, 2 for x y or 3 for x y v.
-    """
-    values = joints * dims
-    widths = (5 + values, 1 + values)
-    try:
-        lines = io.StringIO(file.read_bytes().decode("utf-8-sig"), newline=None).readlines()  # as editors count them
-    except UnicodeDecodeError as error:
-        where = file.read_bytes()[: error.start].count(b"\n") + 1
-        problem = Problem("encoding", where, "not UTF-8 text", "save the file as plain text")
-        return _rows([], [], [problem], joints, dims)
-    good: list[list[float]] = []
-    numbers: list[int] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) not in widths:
-            what = (
-                f"{len(words)} columns; kpt_shape [{joints}, {dims}] asks for {widths[0]} (class, box, joints) or "
-                f"{widths[1]} (class, joints)"
-            )
-            problems.append(Problem("columns", number, what, "mend the row, or kpt_shape in the data YAML"))
-            continue
-        try:
-            row = [float(word) for word in words]
-        except ValueError:
-            column, word = next((c, w) for c, w in enumerate(words, 1) if not _is_number(w))
-            problems.append(Problem("number", number, f"column {column} is {word!r}, not a number", "write a number there"))
-            continue
-        good.append(row if len(row) == widths[0] else [row[0], *[float("nan")] * 4, *row[1:]])
-        numbers.append(number)
-    return _rows(good, numbers, problems, joints, dims)
-
-
-def _rows(rows: list[list[float]], lines: list[int], problems: list[Problem], joints: int, dims: int) -> Rows:
-    array = np.array(rows, np.float64).reshape(len(rows), 5 + joints * dims)
-    poses = array[:, 5:].reshape(len(rows), joints, dims)
-    return Rows(array[:, 0], array[:, 1:5], poses, np.array(lines, np.int64), problems)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def picture_size(file: Path, deep: bool = False) -> tuple[int, int]:

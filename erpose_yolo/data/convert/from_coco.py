@@ -25,7 +25,6 @@ import yaml
 from numpy.typing import NDArray
 
 from erpose_yolo.data.convert.files import (
-    Array,
     DataError,
     Progress,
     install,
@@ -33,8 +32,10 @@ from erpose_yolo.data.convert.files import (
     safe_relative,
 )
 from erpose_yolo.data.convert.stream import JsonStream
+from erpose_yolo.data.labels import Array
 from erpose_yolo.data.skeletons import (
     CROWDPOSE_14,
+    DEFAULT_SIGMA,
     flip_from_names,
     joint_names,
     known_skeleton,
@@ -725,8 +726,8 @@ def _describe(found: Collected, chosen: dict[str, Any], names: list[str], split:
         data["kpt_oks_sigmas"] = list(known.sigmas)
     else:
         summary.notes.append(
-            f"no published sigmas for these {len(names)} joints: OKS takes 1/{len(names)} for each, which is lax. "
-            "Add kpt_oks_sigmas to data.yaml."
+            f"no published sigmas for these {len(names)} joints: OKS takes {DEFAULT_SIGMA} for each, about COCO's mean. "
+            "kpt_oks_sigmas in data.yaml sets others."
         )
     flip, alone = flip_from_names(names)
     if alone or (len(names) > 1 and not any(side_of(name)[0] for name in names)):

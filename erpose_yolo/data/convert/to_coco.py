@@ -17,18 +17,16 @@ from typing import Any
 import numpy as np
 
 from erpose_yolo.data.convert.files import (
-    Array,
     DataError,
     DataYaml,
     Progress,
-    Rows,
     label_of,
     load_data_yaml,
     picture_size,
     pictures_of,
-    read_rows,
 )
 from erpose_yolo.data.convert.stream import JsonStream
+from erpose_yolo.data.labels import Array, Rows, read_rows
 from erpose_yolo.data.skeletons import joint_names, known_skeleton
 
 SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are the same person

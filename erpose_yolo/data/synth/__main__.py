@@ -1,4 +1,4 @@
-"""Command line: `python -m erpose_yolo.data.synth --out DIR`."""
+"""Command line: `erpose synth --out DIR`, or `python -m erpose_yolo.data.synth --out DIR`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from .config import SynthConfig
-from .dataset import contact_sheet, generate, picture
+from .dataset import contact_sheet, generate, picture, write_data_yaml
 from .pose import ACTIVITIES
 from .scene import max_iou
 
@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.sheet:
         print(contact_sheet(cfg, 24, args.sheet))
     if args.out:
-        print(generate(args.out, cfg, args.workers))
+        file = write_data_yaml(generate(args.out, cfg, args.workers))
+        print(f"{file}: {cfg.images} training and {cfg.val_images} validation images of {cfg.size} px. Next:")
+        print(f"  yolo pose train model=erpose-n.pt data={file} imgsz={-(-cfg.size // 32) * 32}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
+
+from erpose_yolo.data.skeletons import COCO_17
 
 from .config import SynthConfig
 from .scene import render_scene
@@ -164,6 +167,33 @@ def generate(root: Path, cfg: SynthConfig, workers: int | None = None) -> Path:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return root
+
+
+def write_data_yaml(root: Path) -> Path:
+    """Write ``data.yaml`` into a finished set, unless there is one.
+
+    It names no ``path``, so that the folder can be moved.
+
+    Returns:
+        The file.
+    """
+    file = Path(root) / "data.yaml"
+    if not file.exists():
+        about = {
+            "train": "images/train",
+            "val": "images/val",
+            "kpt_shape": [len(COCO_17.names), 3],
+            "flip_idx": COCO_17.flip,
+            "kpt_oks_sigmas": list(COCO_17.sigmas),
+            "names": {0: "person"},
+            "kpt_names": {0: list(COCO_17.names)},
+            "skeleton": [list(limb) for limb in COCO_17.limbs],
+        }
+        text = yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=120)
+        part = file.with_name(f".data-{os.getpid()}.part")
+        part.write_text(text)
+        os.replace(part, file)
+    return file
 
 
 def _is_foreign(root: Path) -> bool:

@@ -4,9 +4,10 @@
 
 Persons are sorted by the root of the score times the expected OKS (erpose_yolo/decode.py, ``confidence``). Thresholds that people
 know from other models need not fit that: the root lifts the neighbours of a person's best cell, the OKS lowers everybody. An
-affine map of the score's logit, ``a * logit + b``, is fitted so that both models pass equally many persons at --at, on a sample of
-**training** photos, and folded into the last convolutions of the score towers: no operation is added, and every export has it.
-Within a photo the order changes only where score and expected OKS disagree; judge that with ``erpose eval`` on other photos.
+affine map of the score's logit, ``a * logit + b``, is fitted so that both models pass equally many persons at these thresholds, on
+a sample of **training** photos, and folded into the last convolutions of the score towers: no operation is added, and every export
+has it. Without --reference the weights' own scores stand for it, which is right where their score towers are copies of a teacher's.
+The order changes only where score and expected OKS disagree; judge that with ``erpose eval`` on other photos.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ultralytics.utils import TQDM
 from erpose_yolo import ERPose, catalog
 
 THRESHOLDS = (0.25, 0.5, 0.7)  # of predict; of visible joints and much user code; of TrackTrack
+LEAST = -8.0  # logit below which a cell is nobody's under any sensible map
 FACTORS, SHIFTS = np.geomspace(0.25, 4, 81), np.linspace(-6, 6, 241)  # candidates of a and b
 
 
@@ -65,16 +66,14 @@ def measure(weights: str | Path, photos: Sequence[str], **options: Any) -> tuple
     logits, quality = [], []
 
     def look(head: nn.Module, _: Any, output: Any) -> None:
-        """Both confidences of every cell of the pyramid."""
-        kept, head.dense, both = head.settings, True, []
-        for confidence in ("score", "expected_oks"):
-            head.settings = replace(kept, confidence=confidence)
-            both.append(head.rows(output[1])[..., 4].double())
-        head.settings, head.dense = kept, False
-        score, sorted_by = both
-        some = score > 1e-3
-        logits.append(score[some].logit().cpu().numpy())
-        quality.append((sorted_by / score.sqrt())[some].cpu().numpy())
+        """Score and confidence of every cell of the pyramid."""
+        head.dense = True
+        sorted_by = head.rows(output[1])[..., 4].double()
+        head.dense = False
+        logit = output[1]["one2one"].double().amax(1)
+        some = logit > LEAST
+        logits.append(logit[some].cpu().numpy())
+        quality.append((sorted_by / logit.sigmoid().sqrt())[some].cpu().numpy())
 
     hook = head.register_forward_hook(look)
     for photo in TQDM(photos, desc="weights", disable=False):
@@ -135,14 +134,20 @@ def fold(head: nn.Module, factor: float, shift: float) -> None:
                 tower[-1].bias.mul_(factor).add_(shift)
 
 
-def calibrate(weights: str | Path, reference: str | Path, photos: Sequence[str], **options: Any) -> tuple[float, float, str]:
+def calibrate(weights: str | Path, reference: str | Path | None, photos: Sequence[str], **options: Any) -> tuple[float, float, str]:
     """Fit a map on photos.
+
+    Args:
+        weights: a checkpoint with spreads.
+        reference: weights of a pose model; None for the scores of ``weights`` themselves.
+        photos: files.
+        **options: of predict.
 
     Returns:
         a, b, and a table of how many persons pass each threshold.
     """
     logits, quality = measure(weights, photos, **options)
-    scores = reference_scores(reference, photos, **options)
+    scores = 1 / (1 + np.exp(-logits)) if reference is None else reference_scores(reference, photos, **options)
 
     def passed(values: np.ndarray) -> list[int]:
         return [int((values > threshold).sum()) for threshold in THRESHOLDS]
@@ -156,7 +161,7 @@ def calibrate(weights: str | Path, reference: str | Path, photos: Sequence[str],
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="checkpoint of an ER-Pose model")
-    parser.add_argument("--reference", required=True, help="pose model whose scores people know")
+    parser.add_argument("--reference", help="pose model whose scores people know; without it the scores of --weights alone")
     parser.add_argument("--data", required=True, help="data YAML; photos of its training split are taken")
     parser.add_argument("--photos", type=int, default=300)
     parser.add_argument("--imgsz", type=int, default=640)

@@ -92,6 +92,45 @@ def test_perfect_detections_are_tracked_perfectly(video: ModuleType, two: list, 
         assert (figures["IDF1"], figures["MOTA"], figures["switches"]) == (1, 1, 0)
 
 
+def test_trackers_keep_their_own_scores_where_none_is_given(video: ModuleType, two: list):
+    """0.9 is enough for TrackTrack, 0.5 is not, and ByteTrack follows both; shares of frames say so."""
+    pytest.importorskip("trackeval")
+    sure = video.from_truth(two, 0, 0)
+    unsure = [result.new() for result in sure]
+    for result, old in zip(unsure, sure):
+        result.update(boxes=old.boxes.data * torch.tensor((1, 1, 1, 1, 0.5 / 0.9, 1)))
+        result.keypoints = old.keypoints
+    for found, tracker, share in ((sure, "tracktrack", 1), (unsure, "tracktrack", 0), (unsure, "bytetrack", 1)):
+        assert video.score(two, video.follow(found, tracker, None))["frames with ids"] == pytest.approx(share, abs=0.1)
+
+
+def test_a_camera_pans_over_photos(video: ModuleType, tmp_path: Path):
+    """Who is where in the window is where the photo shows them; who leaves it is no person of that frame."""
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    image = np.zeros((160, 160, 3), np.uint8)
+    rows = []
+    for k, x in enumerate((8, 60, 112)):
+        image[40:120, x : x + 40] = 80 + 60 * k
+        row = [0, (x + 20) / 160, 0.5, 0.25, 0.5]
+        for joint in range(17):
+            row += [(x + 2 + 2 * joint) / 160, (44 + 4 * joint) / 160, 2]
+        rows.append(" ".join(map(str, row)))
+    video.moving.cv2.imwrite(str(tmp_path / "images" / "val" / "a.png"), image)
+    (tmp_path / "labels" / "val" / "a.txt").write_text("\n".join(rows))
+    data = tmp_path / "data.yaml"
+    data.write_text(f"path: {tmp_path}\ntrain: images/val\nval: images/val\nkpt_shape: [17, 3]\nnames: {{0: person}}\n")
+    (clip,) = video.panned(str(data), 3, 16, 120)
+    assert len(clip) == 16 and all(frame.image.shape == (120, 120, 3) for frame in clip)
+    middles = [frame.joints[frame.ids == 1, 8, 0].item() for frame in clip]
+    assert np.ptp(middles) > 30 and {len(frame.ids) for frame in clip} == {2, 3}
+    for frame in clip:
+        for number, box, joints in zip(frame.ids, frame.boxes, frame.joints):
+            seen = joints[joints[:, 2] > 0, :2].round().astype(int).clip(0, 119)
+            assert (frame.image[seen[:, 1], seen[:, 0], 0] == 80 + 60 * number).all()
+            assert (seen >= box[:2] - 1).all() and (seen <= box[2:] + 1).all()
+
+
 def test_swapped_identities_are_counted(video: ModuleType, two: list):
     pytest.importorskip("trackeval")
     figures = video.score(two, known(video, two, [[1, 2]] * 20 + [[2, 1]] * 20))
@@ -141,7 +180,7 @@ def test_follow_is_what_track_does(video: ModuleType, filmed: list, tracker: str
     with torch.no_grad():  # unless its normalisation fits, a random network sees next to nothing of its input
         model.model.train()(torch.from_numpy(np.stack([frame.image for frame in filmed])).permute(0, 3, 1, 2) / 255)
     model.save(file)
-    found = video.detector("erpose-n", file, None, Namespace(conf=[0.25], imgsz=160, device="cpu"))(filmed)
+    found = video.detector("erpose-n", file, None, Namespace(conf=[0.25], imgsz=160, device="cpu", stock=False))(filmed)
     options = {"tracker": f"{tracker}.yaml", "conf": 0.1, "imgsz": 160, "device": "cpu", "verbose": False}
     model = ERPose(file)
     direct = [model.track(frame.image, persist=t > 0, **options)[0] for t, frame in enumerate(filmed)]

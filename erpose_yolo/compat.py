@@ -153,6 +153,11 @@ TOUCHED = (
         "the steps that ERPoseValidator and ExactPose step into; end2end is set there, which our head ignores",
     ),
     Touch("ultralytics.models.yolo.pose:PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"),
+    Touch(
+        "ultralytics.engine.predictor:BasePredictor.stream_inference",
+        "uses results run_callbacks on_predict_start on_predict_postprocess_end on_predict_batch_end on_predict_end",
+        "tells of a run without identities: looks at results after the tracker, which works at the second of these",
+    ),
     Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch pictures"),
     # export
     Touch(

@@ -15,6 +15,7 @@ from erpose_yolo.network import ERPoseModel, load_model_yaml
 from erpose_yolo.predictor import ERPosePredictor
 from erpose_yolo.slicing import check, predict_slices
 from erpose_yolo.smoothing import PoseSmoother
+from erpose_yolo.tracking import TRACKER, TrackWatch
 from erpose_yolo.trainer import ERPoseTrainer
 from erpose_yolo.validator import ERPoseValidator
 from erpose_yolo.weights import is_weights, load_weights, save_weights
@@ -40,6 +41,7 @@ class ERPose(YOLO):
     """
 
     _smoother: PoseSmoother | None = None  # of a video that is fed frame by frame (persist)
+    _watch: TrackWatch | None = None
 
     def __init__(self, model: Any = "erpose-n.yaml", task: str | None = None, verbose: bool = False) -> None:
         if task not in (None, "pose"):
@@ -170,11 +172,19 @@ class ERPose(YOLO):
     def track(self, source: Any = None, stream: bool = False, persist: bool = False, smooth: float = 0, **kwargs: Any) -> Any:
         """Track, with joints smoothed per track if wanted.
 
+        Without ``tracker=`` it is BoT-SORT, which starts tracks from a score of 0.25 on, so whoever predict shows is followed.
+        Ultralytics' own default waits for 0.7, which the weights of a short training never reach (benchmarks/video.py).
+
         Args:
             source, stream, persist, **kwargs: as ``YOLO.track`` takes them.
             smooth: frames per second of the source; joints of each track go through a One-Euro filter (smoothing.py).
                 0 leaves them as they are.
         """
+        if self._watch is None:
+            self._watch = TrackWatch()
+            self._watch.register(self)
+        self._watch.persist = persist
+        kwargs["tracker"] = kwargs.get("tracker") or self.overrides.get("tracker") or TRACKER
         results = super().track(source, stream, persist, **kwargs)
         if not smooth:
             return results

@@ -23,7 +23,7 @@ ORDER = (
     ("head",),
     ("network",),
     ("exporter", "weights"),
-    ("checkpoint", "predictor", "slicing", "smoothing", "validator"),
+    ("checkpoint", "predictor", "slicing", "smoothing", "tracking", "validator"),
     ("trainer",),
     ("model",),
     ("cli",),

@@ -172,6 +172,11 @@ TOUCHED = (
         "limbs of other skeletons than COCO's are drawn on what it returns",
     ),
     Touch("ultralytics.engine.results:Results.new", "(self, /)", "results that are indexed or moved keep their limbs"),
+    Touch(
+        "ultralytics.engine.predictor:BasePredictor.stream_inference",
+        "uses results run_callbacks on_predict_start on_predict_postprocess_end on_predict_batch_end on_predict_end",
+        "tells of a run without identities: looks at results after the tracker, which works at the second of these",
+    ),
     Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch pictures"),
     # export
     Touch(

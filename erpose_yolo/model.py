@@ -17,6 +17,7 @@ from erpose_yolo.network import ERPoseModel, load_model_yaml
 from erpose_yolo.predictor import ERPosePredictor
 from erpose_yolo.slicing import TILES, SlicedPredictor, parse_sides, sliced_predictor
 from erpose_yolo.smoothing import TrackSmoother
+from erpose_yolo.tracking import TRACKER, TrackWatch
 from erpose_yolo.trainer import ERPoseTrainer
 from erpose_yolo.validator import ERPoseValidator
 from erpose_yolo.weights import is_weights, load_weights, save_weights
@@ -42,6 +43,7 @@ class ERPose(YOLO):
     """
 
     _warned = False  # of predictions with random weights
+    _watch: TrackWatch | None = None
 
     def __init__(self, model: Any = "erpose-n.yaml", task: str | None = None, verbose: bool = False) -> None:
         if task not in (None, "pose"):
@@ -164,6 +166,9 @@ class ERPose(YOLO):
     ) -> Any:
         """Track, with joints smoothed per track if wanted.
 
+        Without ``tracker=`` it is BoT-SORT, which starts tracks from a score of 0.25 on, so whoever predict shows is followed.
+        Ultralytics' own default waits for 0.7, which the weights of a short training never reach (benchmarks/accuracy/video.py).
+
         Args:
             source, stream, persist, **kwargs: as ``YOLO.track`` takes them; ``slices`` and ``overlap`` as :meth:`predict` does.
             smooth: joints of each track go through a One-Euro filter (smoothing.py). ``True`` for a video or camera, which
@@ -172,6 +177,11 @@ class ERPose(YOLO):
         Raises:
             ValueError: smooth is not a frame rate, or True for a source that has none.
         """
+        if self._watch is None:
+            self._watch = TrackWatch()
+            self._watch.register(self)
+        self._watch.persist = persist
+        kwargs["tracker"] = kwargs.get("tracker") or self.overrides.get("tracker") or TRACKER
         register_tracker(self, persist)  # now, so that the smoother comes after it
         TrackSmoother.register(self, smooth, persist)
         if kwargs.get("slices") is not None:

@@ -23,7 +23,7 @@ ORDER = (
     ("head",),
     ("network",),
     ("exporter", "weights"),
-    ("checkpoint", "predictor", "smoothing", "validator"),
+    ("checkpoint", "predictor", "smoothing", "tracking", "validator"),
     ("slicing",),
     ("trainer",),
     ("model",),

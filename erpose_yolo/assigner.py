@@ -60,51 +60,53 @@ def find_candidates(
     area: Tensor,
     shapes: Sequence[tuple[int, int]],
     strides: Sequence[float],
-    window: int = 7,
-    gate: tuple[float, float] = (2.0, 12.0),
+    *,
+    center_sampling_window: int = 7,
+    size_range: tuple[float, float] = (2.0, 12.0),
 ) -> Candidates:
     """Cells near a person's centroid, on the levels whose cells suit the person's size.
 
-    On each level a window of ``window`` x ``window`` cells around the centroid of the labelled joints is looked at; a
-    cell is a candidate where its centre lies in the joints' extent, widened by one cell. OKS itself has no notion of
-    the scale at which a person is best seen, so levels are gated by the square root of the object's area.
+    On each level a window of cells around the centroid of the labelled joints is looked at; a cell is a candidate where its
+    centre lies in the joints' extent, widened by one cell. OKS itself has no notion of the scale at which a person is best
+    seen, so each level takes a range of sizes, the square roots of object areas.
 
     Args:
         joints: (N, K, 3) pixels and visibility.
         area: (N,) object area in square pixels.
         shapes: (height, width) in cells per level.
         strides: pixels per cell, per level, finest first.
-        window: cells on a side.
-        gate: a level of stride s takes persons with gate[0]*s <= sqrt(area) <= gate[1]*s. The finest level takes
-            everything below its upper bound and the coarsest everything above its lower one, so none goes without.
+        center_sampling_window: cells on a side of the window.
+        size_range: a level of stride s takes persons with size_range[0]*s <= sqrt(area) <= size_range[1]*s. The finest level
+            takes everything below its upper bound and the coarsest everything above its lower one, so none goes without.
 
     Returns:
-        Candidates with C = L * window^2.
+        Candidates with C = L * center_sampling_window^2.
     """
     n = len(joints)
     exact = torch.promote_types(joints.dtype, torch.float32)  # half types cannot tell neighbouring cells apart
     joints, area = joints.to(exact), area.to(exact)
     centroid, low, high = labelled_extent(joints)
     size = area.sqrt()
-    reach = torch.arange(window, device=joints.device) - window // 2
-    dx, dy = reach.repeat(window), reach.repeat_interleave(window)  # (window^2,)
+    side = center_sampling_window
+    reach = torch.arange(side, device=joints.device) - side // 2
+    dx, dy = reach.repeat(side), reach.repeat_interleave(side)  # (side^2,)
     cells, centres, steps, first = [], [], [], 0
     for level, ((h, w), s) in enumerate(zip(shapes, strides, strict=True)):
         column = (centroid[:, :1] / s).floor().long().clamp(0, w - 1) + dx
         row = (centroid[:, 1:] / s).floor().long().clamp(0, h - 1) + dy
-        centre = torch.stack((column, row), -1).to(joints.dtype).add(0.5).mul(s)  # (N, window^2, 2)
+        centre = torch.stack((column, row), -1).to(joints.dtype).add(0.5).mul(s)  # (N, side^2, 2)
         inside = ((centre >= low[:, None] - s) & (centre <= high[:, None] + s)).all(-1)
         # a person whose labelled joints lie outside the picture is still learnt at the cell nearest to them
         inside |= ((column == column.clamp(0, w - 1)) & (row == row.clamp(0, h - 1))) & (dx.abs() + dy.abs() == 0)
         on_level = torch.ones(n, dtype=torch.bool, device=joints.device)
         if level > 0:
-            on_level &= size >= gate[0] * s
+            on_level &= size >= size_range[0] * s
         if level < len(strides) - 1:
-            on_level &= size <= gate[1] * s
+            on_level &= size <= size_range[1] * s
         keep = inside & on_level[:, None] & (column >= 0) & (column < w) & (row >= 0) & (row < h)
         cells.append(torch.where(keep, first + row * w + column, torch.full_like(column, NO_CELL)))
         centres.append(centre)
-        steps.append(centre.new_full((n, window * window), s))
+        steps.append(centre.new_full((n, side * side), s))
         first += h * w
     return Candidates(torch.cat(cells, 1), torch.cat(centres, 1), torch.cat(steps, 1))
 

@@ -7,6 +7,7 @@ Units: anchors are cell centres in cells of their own level; everything decoded 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,45 @@ OFFSET_CELLS = 2.0
 INSET = 2e-5
 # Pixels in which extents are squared: float16 holds the squares of 256 at most, and a power of two rounds nothing.
 SPAN = 512.0
+
+
+@dataclass(frozen=True)
+class PoseOutputs:
+    """Raw outputs of a pose branch, cells of all levels in a row.
+
+    Attributes:
+        offsets: (B, K, 2, A), see :func:`decode_joints`.
+        visibility: (B, K, A) logits.
+        log_spread: (B, K, A), the logarithm of each keypoint's spread in tolerances, see :func:`expected_oks`.
+        refinement: per level (B, 3K, H, W), see :func:`refine_joints`; None leaves keypoints where their cells put them.
+        box: (B, 4, A), see :func:`decode_boxes`; None where boxes are derived from keypoints.
+    """
+
+    offsets: Tensor
+    visibility: Tensor
+    log_spread: Tensor
+    refinement: list[Tensor] | None = None
+    box: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """Raw outputs of a head: a pose branch and scores for each assignment.
+
+    Attributes:
+        one2many, one2many_scores: of the one-to-many assignment, scores (B, C, A) logits; None once the head is fused.
+        one2one, one2one_scores: of the one-to-one assignment; None in a head that has NMS instead. Both assignments may share
+            a pose branch: then ``one2one is one2many``.
+        heatmaps: (B, K, A_h) logits of the finest level, None where there are none.
+        shapes: (height, width) in cells of each level.
+    """
+
+    one2many: PoseOutputs | None
+    one2one: PoseOutputs | None
+    one2many_scores: Tensor | None
+    one2one_scores: Tensor | None
+    heatmaps: Tensor | None
+    shapes: list[tuple[int, int]]
 
 
 def make_cells(shapes: Sequence[tuple[int, int]], strides: Sequence[float], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """The keypoint-centric head: per pyramid level a pose tower and score towers; no box branch, no DFL, no NMS.
 
-    features -> pose branch  -> offsets, visibility, spread, field, heatmaps  |  training only, with the
-             -> score tower  -> one-to-many scores                            |  one-to-many assignment
-             -> pose branch  -> offsets, visibility, spread, field  |  deployed, with the
-             -> score tower  -> one-to-one scores                   |  one-to-one assignment
+    features -> pose branch  -> offsets, visibility, log spread, refinement, heatmaps  |  training only, with the
+             -> score tower  -> one-to-many scores                                     |  one-to-many assignment
+             -> pose branch  -> offsets, visibility, log spread, refinement  |  deployed, with the
+             -> score tower  -> one-to-one scores                            |  one-to-one assignment
 
 Shapes: B images, A cells of all levels (finest first), K joints, C classes. Rows are in pixels of the network input.
 """
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, DWConv, Pose
 
-from erpose_yolo.config import Settings
 from erpose_yolo.decode import (
+    HeadOutputs,
+    PoseOutputs,
     assemble_rows,
     confidence,
     decode_boxes,
@@ -33,7 +34,6 @@ from erpose_yolo.decode import (
     refine_joints,
 )
 
-MAX_LOG_SIZE = 3.0  # a predicted size is 1/20 to 20 times OFFSET_CELLS cells: finite in half types
 LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
 
 
@@ -48,8 +48,6 @@ def pose_tower(kind: str, c1: int, c2: int, finest: bool) -> nn.Sequential:
     Plain 3 x 3 convolutions learn much faster than depth-wise ones, but the finest level holds three quarters of all
     cells, and two of them there cost as much as the rest of the head. ``mixed`` has one there and two elsewhere.
     """
-    if kind == "depthwise":
-        return nn.Sequential(depthwise(c1, c2, 5), depthwise(c2, c2, 5))
     if kind == "plain" or not finest:
         return nn.Sequential(Conv(c1, c2, 3), Conv(c2, c2, 3))
     return nn.Sequential(Conv(c1, c2, 3), depthwise(c2, c2, 5))
@@ -92,61 +90,57 @@ def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class PoseBranch(nn.Module):
-    """Joint regression on every level.
+    """Keypoint regression on every level.
 
     Args:
-        settings: the ``erpose:`` block.
         num_joints: K.
         ch: channels per level, finest first.
         c: channels of the towers.
+        tower: see :func:`pose_tower`.
+        refine: refinement maps, see decode.refine_joints.
+        boxes: a learned box beside each pose.
+        heatmaps: joint heatmaps on the finest level.
     """
 
-    def __init__(self, settings: Settings, num_joints: int, ch: Sequence[int], c: int) -> None:
+    def __init__(
+        self,
+        num_joints: int,
+        ch: Sequence[int],
+        c: int,
+        *,
+        tower: str = "mixed",
+        refine: bool = True,
+        boxes: bool = False,
+        heatmaps: bool = True,
+    ) -> None:
         super().__init__()
         self.num_joints = num_joints
-        self.centre = settings.offsets == "centre"
-        maps = {"finest": 1, "all": len(ch)}[settings.heatmap_levels] if settings.heatmap_gain else 0
-        self.tower = nn.ModuleList(pose_tower(settings.tower, x, c, i == 0) for i, x in enumerate(ch))
-        self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints + 2 * self.centre, 1) for _ in ch)
-        self.size = nn.ModuleList(nn.Conv2d(c, 1, 1) for _ in ch) if settings.offset_unit == "person" else None
-        self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if settings.boxes == "learned" else None
-        self.spread: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
-        self.field = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch) if settings.refine == "local" else None
-        self.heatmap: nn.ModuleList | None = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in range(maps)) or None
+        self.tower = nn.ModuleList(pose_tower(tower, x, c, i == 0) for i, x in enumerate(ch))
+        self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch)
+        self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if boxes else None
+        self.spread = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
+        self.field = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch) if refine else None
+        self.heatmap = nn.ModuleList([nn.Conv2d(c, num_joints, 1)]) if heatmaps else None
 
-    def forward(self, x: list[Tensor]) -> dict[str, Any]:
-        """Raw outputs, levels in a row: offsets (B, K, 2, A), visibility (B, K, A), and what of training is there."""
+    def forward(self, x: list[Tensor]) -> tuple[PoseOutputs, Tensor | None]:
+        """Raw outputs of (B, channels, H, W) features, finest first, and heatmap logits (B, K, A_h) where there are any."""
         k = self.num_joints
         features = [tower(level) for tower, level in zip(self.tower, x)]
         joints = self._flat(self.joints, features)
-        offsets = joints[:, : 2 * k].reshape(joints.shape[0], k, 2, -1)  # paddle has no unflatten
-        size = getattr(self, "size", None)  # older weights have none
-        if size is not None:  # one posture then has the same outputs at every size of person
-            log_size = self._flat(size, features).clamp(-MAX_LOG_SIZE, MAX_LOG_SIZE)
-            offsets = offsets * log_size.exp()[:, None]
-        if self.centre:  # every joint relative to a person centre that the cell points at
-            offsets = offsets + joints[:, None, 3 * k :]
-        out: dict[str, Any] = {"offsets": offsets, "visibility": joints[:, 2 * k : 3 * k]}
-        if self.box is not None:
-            out["box"] = self._flat(self.box, features)
-        if self.spread is not None:
-            out["spread"] = self._flat(self.spread, features)
-        field = getattr(self, "field", None)  # weights from before refinement have none
-        if field is not None:
-            maps = [conv(f) for conv, f in zip(field, features)]
-            out |= {"maps": maps, "field": torch.cat([m.flatten(2) for m in maps], 2)}
-        if self.heatmap is not None:
-            out["heatmaps"] = self._flat(self.heatmap, features)
-        return out
+        out = PoseOutputs(
+            offsets=joints[:, : 2 * k].reshape(joints.shape[0], k, 2, -1),  # paddle has no unflatten
+            visibility=joints[:, 2 * k :],
+            box=None if self.box is None else self._flat(self.box, features),
+            log_spread=self._flat(self.spread, features),
+            refinement=None if self.field is None else [conv(f) for conv, f in zip(self.field, features)],
+        )
+        return out, None if self.heatmap is None else self._flat(self.heatmap, features)
 
     @staticmethod
     def _flat(convs: nn.ModuleList, features: list[Tensor]) -> Tensor:
         return torch.cat([conv(f).flatten(2) for conv, f in zip(convs, features)], 2)
 
     def bias_init(self) -> None:
-        for conv in _convs(self.size):
-            nn.init.zeros_(conv.weight)  # at first the unit is the cell's
-            _fill_bias(conv, 0.0)
         for conv in _convs(self.spread):
             nn.init.zeros_(conv.weight)
             _fill_bias(conv, LOG_SPREAD_START)
@@ -189,11 +183,9 @@ class PoseBranch(nn.Module):
                         elif by_mean:
                             to[i] = of.mean(0)
 
-    def fuse(self, keep_spread: bool) -> None:
+    def fuse(self) -> None:
         """Drop what only training uses."""
         self.heatmap = None
-        if not keep_spread:
-            self.spread = None
 
 
 class ERPoseHead(Pose):
@@ -202,38 +194,49 @@ class ERPoseHead(Pose):
     Args:
         nc: number of classes C.
         kpt_shape: (K, D), D of 2 or 3.
-        settings: the ``erpose:`` block.
         ch: channels per level, finest first.
+        width: channels of the towers on 64-channel features, see :func:`tower_width`.
+        tower, refine, boxes, heatmaps: see :class:`PoseBranch`.
 
     Attributes:
+        confidence: what persons are sorted by and thresholds are compared with: "expected_oks", the score and the OKS that the
+            spreads let expect (decode.confidence), or "score" alone.
         margins: (4, 3 + K) buffer, fitted to the training labels (decode.fit_margins).
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
         one_by_one: look joints up one after the other (runtimes without batches, decode.read_field).
         fused: what only training uses is gone.
     """
 
+    confidence = "expected_oks"
     dense = False
     one_by_one = False
     fused = False
     margins: Tensor
 
-    def __init__(self, nc: int, kpt_shape: Sequence[int], settings: Settings, ch: Sequence[int]) -> None:
+    def __init__(
+        self,
+        nc: int,
+        kpt_shape: Sequence[int],
+        ch: Sequence[int],
+        *,
+        tower: str = "mixed",
+        width: int = 64,
+        refine: bool = True,
+        boxes: bool = False,
+        heatmaps: bool = True,
+    ) -> None:
         nn.Module.__init__(self)  # not the stock constructors: they would build the box branch
         self.nc, self.nl, self.reg_max = nc, len(ch), 1
         self.kpt_shape, self.nk = list(kpt_shape), kpt_shape[0] * kpt_shape[1]
         self.no = nc + 4 + self.nk
-        self.settings = settings
         self.stride = torch.zeros(self.nl)
-        c = tower_width(settings.width, ch[0])
-        many, one = settings.supervision != "one2one", settings.supervision != "one2many"
-        self.pose: PoseBranch | None = PoseBranch(settings, kpt_shape[0], ch, c)
-        self.one2many_score: nn.ModuleList | None = score_towers(ch, c, nc) if many else None
+        c = tower_width(width, ch[0])
+        self.pose: PoseBranch | None = PoseBranch(kpt_shape[0], ch, c, tower=tower, refine=refine, boxes=boxes, heatmaps=heatmaps)
+        self.one2many_score: nn.ModuleList | None = score_towers(ch, c, nc)
         # The one-to-one side starts as a copy: at first both then rank the same cells, and learn poses at the same ones.
-        self.one2one_pose: PoseBranch | None = None
-        if settings.pose_branch == "separate" and many and one:
-            self.one2one_pose = deepcopy(self.pose)
-            self.one2one_pose.heatmap = None  # those of the dense side teach the trunk
-        self.one2one_score: nn.ModuleList | None = deepcopy(self.one2many_score) or score_towers(ch, c, nc) if one else None
+        self.one2one_pose: PoseBranch | None = deepcopy(self.pose)
+        self.one2one_pose.heatmap = None  # those of the dense side teach the backbone
+        self.one2one_score = deepcopy(self.one2many_score)
         self.register_buffer("margins", default_margins(kpt_shape[0]))
 
     # What stock code asks of a head. end2end is a fact here, not a mode: the deployed scores are one-to-one whatever
@@ -282,19 +285,21 @@ class ERPoseHead(Pose):
             if branch is not None:
                 branch.bias_init()
 
-    def raw(self, x: list[Tensor]) -> dict[str, Any]:
-        """Raw outputs of every part that is there, as losses.ERPoseLoss takes them, and "maps", the field level by level."""
-        # the score targets of the two sides contradict each other, and their poses want the same features: the second
-        # weighs more (benchmarks/README.md, "Longer, on a GPU")
-        both = self.training and self.one2many_score is not None and self.one2one_score is not None
-        apart = [f.detach().lerp(f, self.settings.steer) for f in x] if both and self.settings.steer < 1 else x
-        out = self.pose(x) if self.pose is not None else {}
-        if self.one2one_pose is not None:
-            out |= {f"one2one_{k}" if self.pose is not None else k: v for k, v in self.one2one_pose(apart).items()}
-        for name, towers, source in (("one2many", self.one2many_score, x), ("one2one", self.one2one_score, apart)):
-            if towers is not None:
-                out[name] = torch.cat([tower(f).flatten(2) for tower, f in zip(towers, source)], 2)
-        return out
+    def poses(self, x: list[Tensor]) -> tuple[PoseOutputs | None, PoseOutputs, Tensor | None]:
+        """Raw outputs of the one-to-many branch (None once fused), of the one-to-one branch, and heatmaps (None without)."""
+        assert self.one2one_pose is not None
+        one2many, heatmaps = (None, None) if self.pose is None else self.pose(x)
+        return one2many, self.one2one_pose(x)[0], heatmaps
+
+    def raw(self, x: list[Tensor]) -> HeadOutputs:
+        """Raw outputs of every part that is there, as losses.ERPoseLoss takes them."""
+        one2many, one2one, heatmaps = self.poses(x)
+        many, one = (
+            None if towers is None else torch.cat([tower(f).flatten(2) for tower, f in zip(towers, x)], 2)
+            for towers in (self.one2many_score, self.one2one_score)
+        )
+        shapes = [(f.shape[2], f.shape[3]) for f in x]
+        return HeadOutputs(one2many, one2one, many, one, heatmaps, shapes)
 
     def forward(self, x: list[Tensor]) -> Any:
         """Run the head.
@@ -303,47 +308,53 @@ class ERPoseHead(Pose):
             x: feature maps, finest first, each (B, channels, H, W).
 
         Returns:
-            In training the raw outputs and "feats"; in export the rows; otherwise (rows, raw outputs). Rows are
+            In training the raw HeadOutputs; in export the rows; otherwise (rows, HeadOutputs). Rows are
             (B, max_det, 6 + K*D) sorted by score, or (B, A, 6 + K*D) with one row per cell where ``dense`` is set.
         """
-        raw = {**self.raw(x), "feats": x}
+        raw = self.raw(x)
         if self.training:
             return raw
         rows = self.rows(raw)
         return rows if self.export else (rows, raw)
 
-    def rows(self, raw: dict[str, Any]) -> Tensor:
-        """Decode raw outputs to ``x1 y1 x2 y2 score class joints`` rows."""
-        feats = raw["feats"]
-        prefix = "one2one_" if "one2one_offsets" in raw else ""
-        shapes, sizes = [f.shape[2:] for f in feats], [float(s) for s in self.stride]
-        centres, strides = make_cells(shapes, sizes, feats[0])
-        part = {k: raw[prefix + k] for k in ("offsets", "visibility", "spread", "box") if prefix + k in raw}
-        part["scores"] = raw["one2one" if "one2one" in raw else "one2many"].sigmoid()
-        if not self.settings.deploys_spread:
-            part.pop("spread", None)  # weights fused by an older release have none either
+    def rows(self, raw: HeadOutputs) -> Tensor:
+        """Decode raw outputs to ``x1 y1 x2 y2 score class joints`` rows.
+
+        Raises:
+            ValueError: ``confidence`` is none of its two.
+        """
+        pose, scores, shapes, sizes = raw.one2one, raw.one2one_scores, raw.shapes, [float(s) for s in self.stride]
+        assert pose is not None and scores is not None
+        centres, strides = make_cells(shapes, sizes, scores)
+        part = {"offsets": pose.offsets, "visibility": pose.visibility}
+        if self.confidence == "expected_oks":
+            part["log_spread"] = pose.log_spread
+        elif self.confidence != "score":
+            raise ValueError(f"confidence {self.confidence!r} of the head is neither 'expected_oks' nor 'score'.")
+        if pose.box is not None:
+            part["box"] = pose.box
+        part["scores"] = scores.sigmoid()
         level = None
         if not self.dense:
             part, centres, strides, level = self._pick(part, centres, strides, shapes)
         joints = decode_joints(part["offsets"], centres, strides)
-        if prefix + "maps" in raw:
-            maps = raw[prefix + "maps"]
+        if pose.refinement is not None:
             if level is None:
-                joints, wider = refine_joints(joints, maps, sizes, self.one_by_one)
+                joints, wider = refine_joints(joints, pose.refinement, sizes, self.one_by_one)
             else:
-                joints, wider = refine_best(joints, maps, sizes, level)
-            if "spread" in part:
-                part["spread"] = part["spread"] + wider
+                joints, wider = refine_best(joints, pose.refinement, sizes, level)
+            if "log_spread" in part:
+                part["log_spread"] = part["log_spread"] + wider
         visibility = part["visibility"].sigmoid()
         if "box" in part:
             boxes = decode_boxes(part["box"], centres, strides)
         else:
             boxes = derive_boxes(joints, visibility, self.margins)
         score, category = best_class(part["scores"])  # one cell is one person, whatever the number of classes
-        if "spread" in part:
-            score = confidence(score, expected_oks(part["spread"], visibility))
-        scores = torch.cat((score, category), 1)
-        table = assemble_rows(boxes, scores, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
+        if "log_spread" in part:
+            score = confidence(score, expected_oks(part["log_spread"], visibility))
+        best = torch.cat((score, category), 1)
+        table = assemble_rows(boxes, best, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
         if self.dense:
             return table
         order = self.get_topk_index(score.transpose(1, 2), self.max_det)[2]
@@ -380,7 +391,6 @@ class ERPoseHead(Pose):
         """Drop what only training uses; rows stay as they are."""
         if self.one2one_pose is not None:
             self.pose = None
-        if self.one2one_score is not None:
-            self.one2many_score = None
-        self.deployed.fuse(self.settings.deploys_spread)
+        self.one2many_score = None
+        self.deployed.fuse()
         self.fused = True

@@ -9,7 +9,7 @@ Units: pixels of the network input, unless a name says cells.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,7 @@ from torch import Tensor, distributed
 
 from erpose_yolo import assigner
 from erpose_yolo.assigner import NO_CELL, Candidates
-from erpose_yolo.config import LIKELIHOODS, Settings, at
-from erpose_yolo.decode import decode_boxes, decode_joints, default_margins, derive_boxes, make_cells, refine_picked
+from erpose_yolo.decode import HeadOutputs, PoseOutputs, decode_boxes, decode_joints, make_cells, refine_picked
 from erpose_yolo.oks import kernel, mean_over_labelled, oks_error
 
 # A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
@@ -77,41 +76,16 @@ def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
     return ratio / (torch.sqrt(1 + ratio) + 1) + 2 * log_b
 
 
-def laplace_loss(error: Tensor, log_spread: Tensor) -> Tensor:
-    """Negative log-likelihood of an isotropic Laplace law in tolerances: r/b + 2 log b. Kinked at the joint."""
-    log_b = bounded(log_spread)
-    return torch.sqrt(2 * error + 1e-6) * torch.exp(-log_b) + 2 * log_b
-
-
-def plain_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
+def plain_oks_loss(error: Tensor) -> Tensor:
     """1 - exp(-e), the loss of YOLO-Pose (arXiv 2204.06806). Its gradient vanishes far away."""
     return 1 - kernel(error)
 
 
-JOINT_LOSSES = {"smooth_oks": smooth_oks_loss, "laplace": laplace_loss, "oks": plain_oks_loss}
-
-
-def pose_loss(kind: str, error: Tensor, log_spread: Tensor, labelled: Tensor, oks_gain: float = 0.0) -> Tensor:
-    """Loss of whole poses.
-
-    Args:
-        kind: one of config.CHOICES["pose_loss"]; "log_oks" is -log of the mean OKS kernel, the others are means over
-            labelled joints.
-        error: (D, K) e_k of the OKS formula.
-        log_spread: (D, K).
-        labelled: (D, K) bool.
-        oks_gain: of 1 - OKS, added to the likelihoods. They pull far joints; where a pose of a person never seen before
-            can be one of two, they settle between the two, and the metric rewards a choice.
-
-    Returns:
-        (D,).
-    """
-    if kind == "log_oks":
-        return -torch.log(mean_over_labelled(kernel(error, 1.0), labelled).clamp(min=1e-9))
-    loss = JOINT_LOSSES[kind](error, log_spread)
-    if oks_gain and kind in LIKELIHOODS:
-        loss = loss + oks_gain * plain_oks_loss(error, log_spread)
-    return mean_over_labelled(loss, labelled)
+def schedule(pair: tuple[float, float], progress: float) -> float:
+    """Value of a (first, last) schedule at a share of the training in [0, 1]."""
+    if progress <= 0:
+        return pair[0]
+    return pair[1] if progress >= 1 else pair[0] + (pair[1] - pair[0]) * progress
 
 
 def normaliser(count: Tensor) -> Tensor:
@@ -150,12 +124,26 @@ class Scene:
     found: Candidates
 
 
-def branch_outputs(outputs: dict[str, Tensor], assignment: str) -> dict[str, Tensor]:
-    """Outputs of the pose branch that an assignment trains: its own where there is one, else the shared one."""
-    own = f"{assignment}_"
-    if own + "offsets" not in outputs:
-        own = ""
-    return {k: outputs[own + k] for k in ("offsets", "visibility", "spread", "field", "box") if own + k in outputs}
+@dataclass(frozen=True)
+class Side:
+    """What the loss reads of one assignment: its outputs in float32, refinement maps of all levels in a row (B, 3K, A)."""
+
+    scores: Tensor
+    offsets: Tensor
+    visibility: Tensor
+    log_spread: Tensor
+    refinement: Tensor | None
+    box: Tensor | None
+
+    @classmethod
+    def of(cls, pose: PoseOutputs, scores: Tensor) -> Side:
+        maps = None if pose.refinement is None else torch.cat([m.flatten(2) for m in pose.refinement], 2).float()
+        box = None if pose.box is None else pose.box.float()
+        return cls(scores.float(), pose.offsets.float(), pose.visibility.float(), pose.log_spread.float(), maps, box)
+
+    def tensors(self) -> list[Tensor]:
+        every = (self.scores, self.offsets, self.visibility, self.log_spread, self.refinement, self.box)
+        return [v for v in every if v is not None]
 
 
 def box_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,64 +195,134 @@ class ERPoseLoss:
     """Assignment and losses of one batch.
 
     Args:
-        settings: the ``erpose:`` block.
         sigmas: (K,) OKS sigmas.
         strides: pixels per cell of each level, finest first.
-        num_classes: C.
+        topk: most cells per person in the one-to-many assignment.
+        alpha: exponent of the score in the rank of a candidate.
+        beta: exponent of the pose quality in it.
+        center_sampling_window, size_range: see assigner.find_candidates.
+        dense_weight: (first, last) share of the one-to-many assignment; one-to-one has the rest.
+        pose_gain, oks_gain, aux_loss_gain, visibility_gain, heatmap_gain, box_gain: weights of the terms; oks_gain is that of
+            1 - OKS beside the smooth OKS loss, aux_loss_gain that of the pose loss of keypoints before they are refined.
+
+    Attributes:
+        tail: (first, last) tail of the OKS kernel that ranks candidates and makes score targets: wide while poses are bad.
+        score_floor: (first, last) least score target of a positive, so that no person's score starves.
     """
 
-    def __init__(self, settings: Settings, sigmas: Tensor, strides: Sequence[float], num_classes: int = 1) -> None:
-        self.settings = settings
+    tail = (1.0, 8.0)
+    score_floor = (1.0, 0.2)
+
+    def __init__(
+        self,
+        sigmas: Tensor,
+        strides: Sequence[float],
+        *,
+        topk: int = 10,
+        alpha: float = 0.5,
+        beta: float = 2.0,
+        center_sampling_window: int = 7,
+        size_range: tuple[float, float] = (2.0, 12.0),
+        dense_weight: tuple[float, float] = (0.8, 0.1),
+        pose_gain: float = 2.0,
+        oks_gain: float = 4.0,
+        aux_loss_gain: float = 0.5,
+        visibility_gain: float = 0.2,
+        heatmap_gain: float = 1.0,
+        box_gain: float = 2.0,
+    ) -> None:
         self.sigmas = sigmas.float()
         self.strides = [float(s) for s in strides]
-        self.num_classes = num_classes
+        self.topk, self.alpha, self.beta = topk, alpha, beta
+        self.center_sampling_window, self.size_range = center_sampling_window, size_range
+        self.dense_weight = dense_weight
+        self.pose_gain, self.oks_gain, self.aux_loss_gain = pose_gain, oks_gain, aux_loss_gain
+        self.visibility_gain, self.heatmap_gain, self.box_gain = visibility_gain, heatmap_gain, box_gain
 
-    def __call__(
-        self, outputs: dict[str, Tensor], targets: Targets, shapes: Sequence[tuple[int, int]], progress: float = 0.0
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, outputs: HeadOutputs, targets: Targets, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch.
 
         Args:
-            outputs: raw head outputs: ``offsets`` (B, K, 2, A), ``spread`` (B, K, A), ``visibility`` (B, K, A),
-                ``one2many`` and ``one2one`` (B, C, A) logits (either may be missing), ``heatmaps`` (B, K, A_h) logits of
-                the first levels (may be missing), ``field`` (B, 3K, A), maps that refine the joints
-                (decode.refine_joints, may be missing), ``box`` (B, 4, A) (may be missing).
+            outputs: raw outputs of a head.
             targets: persons and ignore regions.
-            shapes: (height, width) in cells of each level.
             progress: share of the training that is over, drives the schedules.
 
         Returns:
             Scalar loss (a mean over persons and images, not multiplied by the batch size) and its detached, gained terms
             by name.
+
+        Raises:
+            ValueError: the offsets are not of the targets' keypoints or of the levels' cells.
         """
-        s = self.settings
-        outputs = {k: v.float() for k, v in outputs.items()}
-        scene = self._scene(outputs, targets, shapes)
-        dense = at(s.dense_weight, progress) if s.supervision == "dual" else float(s.supervision == "one2many")
+        sides = {
+            name: Side.of(pose, scores)
+            for name, pose, scores in (
+                ("one2many", outputs.one2many, outputs.one2many_scores),
+                ("one2one", outputs.one2one, outputs.one2one_scores),
+            )
+            if pose is not None and scores is not None
+        }
+        heatmaps = None if outputs.heatmaps is None else outputs.heatmaps.float()
+        scene = self._scene(next(iter(sides.values())).offsets, targets, outputs.shapes)
+        dense = schedule(self.dense_weight, progress)
         # every output is in the graph, persons or not (distributed training needs it); no value of it is read, as 0 * inf is NaN
-        zero = sum((v[:0].sum() for v in outputs.values()), torch.zeros((), device=scene.centres.device))
+        tensors = [v for side in sides.values() for v in side.tensors()] + ([] if heatmaps is None else [heatmaps])
+        zero = sum((v[:0].sum() for v in tensors), torch.zeros((), device=scene.centres.device))
         items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)
 
-        looks: tuple[dict[str, Tensor], Pairs] | None = None
+        before: tuple[Side, Pairs] | None = None
         for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):
-            if name not in outputs:
+            if name not in sides:
                 continue
-            branch = branch_outputs(outputs, name)
-            pairs = self.assign(name, outputs[name], branch, scene, progress)
-            items[label] = s.score_gain * share * self._score_loss(outputs[name], pairs, scene)
-            for key, value in self._pose_terms(branch, pairs, scene).items():
+            side = sides[name]
+            pairs = self.assign(name, side, scene, progress)
+            items[label] = share * self._score_loss(side.scores, pairs, scene)
+            for key, value in self._pose_terms(side, pairs, scene).items():
                 items[key] = items.get(key, zero) + share * value
-            if looks is not None and s.look_gain and "one2one_field" in outputs:
-                items["pose_loss"] = items["pose_loss"] + share * self._look_loss(*looks, branch, scene)
-            looks = branch, pairs
-        if "heatmaps" in outputs:
-            items["heat_loss"] = s.heatmap_gain * self._heatmap_loss(outputs["heatmaps"], scene)
-        if "box" in outputs:
-            items.setdefault("box_loss", zero)
+            # a pose branch that both assignments share has learnt from the dense pairs already
+            if before is not None and side.refinement is not None and outputs.one2one is not outputs.one2many:
+                items["pose_loss"] = items["pose_loss"] + share * self._sampling_loss(*before, side.refinement, scene)
+            before = side, pairs
+        if heatmaps is not None:
+            items["heat_loss"] = self.heatmap_gain * self._heatmap_loss(heatmaps, scene)
         return sum(items.values(), zero), {k: v.detach() for k, v in items.items()}
 
-    def _scene(self, outputs: dict[str, Tensor], targets: Targets, shapes: Sequence[tuple[int, int]]) -> Scene:
-        offsets = outputs["offsets"]
+    def pose_loss(self, error: Tensor, log_spread: Tensor, labelled: Tensor) -> Tensor:
+        """Loss of whole poses: smooth OKS, and 1 - OKS beside it.
+
+        The likelihood pulls far keypoints; where a pose of a person never seen before can be one of two, it settles between
+        the two, and the metric rewards a choice.
+
+        Args:
+            error: (D, K) e_k of the OKS formula.
+            log_spread: (D, K).
+            labelled: (D, K) bool.
+
+        Returns:
+            (D,), means over labelled keypoints.
+        """
+        loss = smooth_oks_loss(error, log_spread)
+        if self.oks_gain:
+            loss = loss + self.oks_gain * plain_oks_loss(error)
+        return mean_over_labelled(loss, labelled)
+
+    def pose_quality(self, side: Side, similarity: Tensor, joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
+        """What ranks candidates beside their score.
+
+        Args:
+            side: outputs of the assignment.
+            similarity: (D,) OKS of each candidate's pose, with the kernel's present tail.
+            joints: (D, K, 2) pixels, the poses.
+            person: (D,) index of the person that the candidate is one of.
+            cell: (D,) index of the candidate in its image.
+            scene: the batch.
+
+        Returns:
+            (D,) not negative.
+        """
+        return similarity
+
+    def _scene(self, offsets: Tensor, targets: Targets, shapes: Sequence[tuple[int, int]]) -> Scene:
         centres, strides = make_cells(shapes, self.strides, offsets)
         if offsets.shape[3] != centres.shape[1] or offsets.shape[1] != targets.joints.shape[1]:
             raise ValueError(
@@ -273,7 +331,12 @@ class ERPoseLoss:
             )
         background = outside_boxes(targets.ignore_image, targets.ignore_box, shapes, self.strides, len(offsets))
         found = assigner.find_candidates(
-            targets.joints, targets.area, shapes, self.strides, self.settings.window, self.settings.gate
+            targets.joints,
+            targets.area,
+            shapes,
+            self.strides,
+            center_sampling_window=self.center_sampling_window,
+            size_range=self.size_range,
         )
         counts = torch.tensor([h * w for h, w in shapes])
         levels = torch.tensor([[int(counts[:i].sum()), h, w] for i, (h, w) in enumerate(shapes)])
@@ -281,42 +344,34 @@ class ERPoseLoss:
         return Scene(targets, shapes, centres, strides, level, background, found)
 
     @torch.no_grad()
-    def assign(self, name: str, scores: Tensor, branch: dict[str, Tensor], scene: Scene, progress: float) -> Pairs:
+    def assign(self, name: str, side: Side, scene: Scene, progress: float) -> Pairs:
         """Pairs of persons and cells from the current predictions.
 
         Args:
             name: "one2many" or "one2one".
-            scores: (B, C, A) logits of that assignment.
-            branch: outputs of the pose branch that belongs to it.
+            side: outputs of that assignment.
             scene: the batch.
             progress: share of the training that is over.
         """
-        s, targets, found = self.settings, scene.targets, scene.found
+        targets, found = scene.targets, scene.found
         num_cells = scene.centres.shape[1]
         person, column = found.valid.nonzero(as_tuple=True)
         cell = found.cell[person, column]
         some = zip(torch.split(person, AT_ONCE), torch.split(cell, AT_ONCE))
-        joints = torch.cat([self._poses(branch, p, c, scene)[-1][0] for p, c in some])
+        joints = torch.cat([self._poses(side, p, c, scene)[-1][0] for p, c in some])
         labelled = targets.joints[person][..., 2] > 0
         error = oks_error(joints, targets.joints[person], targets.area[person], self.sigmas.to(joints.device))
-        similarity = mean_over_labelled(kernel(error, at(s.tail, progress)), labelled)
-        if s.assigner == "oks":
-            ranked_by = similarity
-        elif s.assigner == "iou":
-            boxes = self._boxes(branch, joints, person, cell, scene)
-            ranked_by = box_overlap(boxes, targets.box[person])[0].clamp(min=0)
-        else:
-            away = (found.centre[person, column] - assigner.labelled_extent(targets.joints)[0][person]).norm(dim=-1)
-            ranked_by = torch.exp(-away / targets.area[person].sqrt())
-        score = scores[targets.image[person], targets.category[person], cell].sigmoid()
+        similarity = mean_over_labelled(kernel(error, schedule(self.tail, progress)), labelled)
+        ranked_by = self.pose_quality(side, similarity, joints, person, cell, scene)
+        score = side.scores[targets.image[person], targets.category[person], cell].sigmoid()
 
         def table(values: Tensor) -> Tensor:
             return values.new_zeros(found.cell.shape).index_put((person, column), values)
 
-        rank, quality = table(assigner.alignment(score, ranked_by, s.alpha, s.beta)), table(similarity)
-        floor = at(s.score_floor, progress)
+        rank, quality = table(assigner.alignment(score, ranked_by, self.alpha, self.beta)), table(similarity)
+        floor = schedule(self.score_floor, progress)
         if name == "one2many":
-            chosen = assigner.one_to_many(rank, found, targets.image, num_cells, s.topk)
+            chosen = assigner.one_to_many(rank, found, targets.image, num_cells, self.topk)
             p, c = chosen.nonzero(as_tuple=True)
             # cells of one person share its best quality in proportion to their rank
             best = (rank * chosen).amax(1).clamp(min=torch.finfo(rank.dtype).tiny)[p]
@@ -327,10 +382,10 @@ class ERPoseLoss:
             p = (column_of != NO_CELL).nonzero(as_tuple=True)[0]
             c = column_of[p]
             target = floor + (1 - floor) * quality[p, c]
-        return Pairs(p, found.cell[p, c], target if s.score_target == "oks" else torch.ones_like(target))
+        return Pairs(p, found.cell[p, c], target)
 
     @staticmethod
-    def _poses(branch: dict[str, Tensor], person: Tensor, cell: Tensor, scene: Scene) -> list[tuple[Tensor, Tensor]]:
+    def _poses(side: Side, person: Tensor, cell: Tensor, scene: Scene) -> list[tuple[Tensor, Tensor]]:
         """Poses that cells predict in the images of the persons they are paired with.
 
         Returns:
@@ -338,60 +393,52 @@ class ERPoseLoss:
             place of a look-up is no matter of what was found there: the coarse joints have a loss of their own.
         """
         image, stride = scene.targets.image[person], scene.strides.T[cell]
-        joints = decode_joints(branch["offsets"][image, :, :, cell], scene.centres.T[cell], stride)
-        spread = branch["spread"][image, :, cell]
-        if "field" not in branch:
+        joints = decode_joints(side.offsets[image, :, :, cell], scene.centres.T[cell], stride)
+        spread = side.log_spread[image, :, cell]
+        if side.refinement is None:
             return [(joints, spread)]
-        moved, wider = refine_picked(joints.detach(), branch["field"], image, scene.level[cell], stride)
+        moved, wider = refine_picked(joints.detach(), side.refinement, image, scene.level[cell], stride)
         return [(joints, spread), (moved, spread + wider)]
 
-    def _boxes(self, branch: dict[str, Tensor], joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
-        """(D, 4) corners in pixels, of the learned branch where there is one, else derived from the joints."""
-        if "box" in branch:
-            sides = branch["box"][scene.targets.image[person], :, cell]  # (D, 4)
-            return decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T
-        visible = (scene.targets.joints[person][..., 2] > 0).to(joints.dtype)
-        margins = default_margins(joints.shape[1]).to(joints.device)
-        return derive_boxes(joints.permute(1, 2, 0)[None], visible.T[None], margins)[0].T
-
-    def _pose_terms(self, branch: dict[str, Tensor], pairs: Pairs, scene: Scene) -> dict[str, Tensor]:
+    def _pose_terms(self, side: Side, pairs: Pairs, scene: Scene) -> dict[str, Tensor]:
         """Pose, visibility and box loss by name; each person weighs the same, however many cells learn it."""
-        s, targets = self.settings, scene.targets
+        targets = scene.targets
         image, cell = targets.image[pairs.person], pairs.cell
         wanted = targets.joints[pairs.person]
         labelled = wanted[..., 2] > 0
         weight = self._weight(pairs, len(targets.image))
         losses = []
-        for joints, spread in self._poses(branch, pairs.person, cell, scene):
+        for joints, spread in self._poses(side, pairs.person, cell, scene):
             error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
-            losses.append(pose_loss(s.pose_loss, error, spread, labelled, s.oks_gain))
-        pose = losses[-1] + s.coarse_gain * sum(losses[:-1], torch.zeros_like(weight))
-        logits = branch["visibility"][image, :, cell]
+            losses.append(self.pose_loss(error, spread, labelled))
+        pose = losses[-1] + self.aux_loss_gain * sum(losses[:-1], torch.zeros_like(weight))
+        logits = side.visibility[image, :, cell]
         visible = F.binary_cross_entropy_with_logits(logits, labelled.float(), reduction="none").mean(1)
         terms = {
-            "pose_loss": s.pose_gain * (pose * weight).sum(),
-            "kobj_loss": s.visibility_gain * (visible * weight).sum(),
+            "pose_loss": self.pose_gain * (pose * weight).sum(),
+            "kobj_loss": self.visibility_gain * (visible * weight).sum(),
         }
-        if "box" in branch:
-            boxes = self._boxes(branch, joints, pairs.person, cell, scene)
-            terms["box_loss"] = s.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
+        if side.box is not None:
+            sides = side.box[image, :, cell]  # (D, 4)
+            boxes = decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T
+            terms["box_loss"] = self.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
         return terms
 
-    def _look_loss(self, dense: dict[str, Tensor], pairs: Pairs, branch: dict[str, Tensor], scene: Scene) -> Tensor:
-        """Pose loss of the deployed maps where the dense assignment's joints look them up.
+    def _sampling_loss(self, dense: Side, pairs: Pairs, refinement: Tensor, scene: Scene) -> Tensor:
+        """Pose loss of the deployed refinement maps where the dense assignment's keypoints sample them.
 
-        A person's one cell looks at each of its joints from one place; its ten dense cells look from ten, and what the
-        maps say there is right or wrong whoever asks. The dense branch learns nothing here.
+        A person's one cell samples each keypoint at one place; its ten dense cells sample at ten, and what the maps say there
+        is right or wrong whoever asks. The dense branch learns nothing here.
         """
-        s, targets = self.settings, scene.targets
+        targets = scene.targets
         image, wanted = targets.image[pairs.person], targets.joints[pairs.person]
-        joints, spread = self._poses({k: v for k, v in dense.items() if k != "field"}, pairs.person, pairs.cell, scene)[0]
+        joints, spread = self._poses(replace(dense, refinement=None), pairs.person, pairs.cell, scene)[0]
         stride = scene.strides.T[pairs.cell]
-        moved, wider = refine_picked(joints.detach(), branch["field"], image, scene.level[pairs.cell], stride)
+        moved, wider = refine_picked(joints.detach(), refinement, image, scene.level[pairs.cell], stride)
         error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))
-        loss = pose_loss(s.pose_loss, error, spread.detach() + wider, wanted[..., 2] > 0, s.oks_gain)
+        loss = self.pose_loss(error, spread.detach() + wider, wanted[..., 2] > 0)
         weight = self._weight(pairs, len(targets.image))
-        return s.pose_gain * s.look_gain * (loss * weight).sum()
+        return self.pose_gain * (loss * weight).sum()
 
     @staticmethod
     def _weight(pairs: Pairs, persons: int) -> Tensor:
@@ -411,7 +458,7 @@ class ERPoseLoss:
 
     def _heatmap_loss(self, logits: Tensor, scene: Scene) -> Tensor:
         """Penalty-reduced focal loss of joint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled joint."""
-        wanted = heatmap_targets(scene.targets, self.sigmas, scene.shapes, self.strides, logits)
+        wanted = heatmap_targets(scene.targets, self.sigmas, scene.shapes[0], self.strides[0], logits)
         keep = scene.background[:, None, : logits.shape[2]]
         peak = wanted == 1
         margin = torch.where(peak, logits, -logits)  # log-odds of being right
@@ -420,34 +467,34 @@ class ERPoseLoss:
         return loss.sum() / normaliser(peak.sum())
 
 
-def heatmap_targets(
-    targets: Targets, sigmas: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[float], like: Tensor
-) -> Tensor:
-    """Gaussian bumps, one map per joint, on as many levels as ``like`` covers.
+def heatmap_targets(targets: Targets, sigmas: Tensor, shape: tuple[int, int], stride: float, like: Tensor) -> Tensor:
+    """Gaussian bumps on the finest level, one map per joint.
 
     The bump's width is the joint's OKS tolerance, held between 0.6 and 2 cells, so a map is as sharp as the metric asks
     and the level allows. Where bumps meet the higher one stays.
 
+    Args:
+        targets: persons of the batch.
+        sigmas: (K,) OKS sigmas.
+        shape: (height, width) of the level in cells.
+        stride: pixels per cell.
+        like: (B, K, height * width), gives shape, type and device.
+
     Returns:
-        (B, K, A_h) in [0, 1]; exactly 1 in the cell that holds a labelled joint.
+        (B, K, height * width) in [0, 1]; exactly 1 in the cell that holds a labelled joint.
     """
-    b, k, length = like.shape
-    out = like.new_zeros(like.shape)  # row-major also where the trunk works in channels_last
+    k, (h, w) = like.shape[1], shape
+    out = like.new_zeros(like.shape)  # row-major also where the backbone works in channels_last
     reach = torch.arange(-4, 5, device=like.device)
     dx, dy = reach.repeat(9), reach.repeat_interleave(9)
     person, joint = (targets.joints[..., 2] > 0).nonzero(as_tuple=True)
     xy = targets.joints[person, joint, :2]
     spread = targets.area[person].sqrt() * 2 * sigmas.to(like.device)[joint]
-    first = 0
-    for (h, w), s in zip(shapes, strides, strict=True):
-        if first >= length:
-            break
-        column, row = (xy / s).floor().long().unbind(1)
-        std = (spread / s).clamp(0.6, 2.0)[:, None]
-        value = torch.exp(-(dx * dx + dy * dy) / (2 * std * std))  # (J, 81)
-        x, y = column[:, None] + dx, row[:, None] + dy
-        inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-        where = (targets.image[person, None] * k + joint[:, None]) * length + first + y * w + x
-        out.view(-1).scatter_reduce_(0, where[inside], value[inside].to(out.dtype), "amax")
-        first += h * w
+    column, row = (xy / stride).floor().long().unbind(1)
+    std = (spread / stride).clamp(0.6, 2.0)[:, None]
+    value = torch.exp(-(dx * dx + dy * dy) / (2 * std * std))  # (J, 81)
+    x, y = column[:, None] + dx, row[:, None] + dy
+    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    where = (targets.image[person, None] * k + joint[:, None]) * (h * w) + y * w + x
+    out.view(-1).scatter_reduce_(0, where[inside], value[inside].to(out.dtype), "amax")
     return out

@@ -17,6 +17,7 @@ from ultralytics.utils.torch_utils import initialize_weights
 from erpose_yolo import catalog, compat
 from erpose_yolo.config import Settings
 from erpose_yolo.data.skeletons import match_names, names_of
+from erpose_yolo.decode import HeadOutputs
 from erpose_yolo.head import ERPoseHead, PoseBranch
 from erpose_yolo.losses import ERPoseLoss, Targets
 from erpose_yolo.oks import lax_sigmas, object_area, sigmas_for
@@ -72,7 +73,14 @@ class ERPoseModel(PoseModel):
         nc: number of classes, None for the YAML's.
         data_kpt_shape: (K, D) of the data set, (None, None) for the YAML's.
         verbose: print the layers.
+
+    Attributes:
+        settings: the ``erpose:`` block, read here for the head and in Criterion for the loss.
+        head_class, loss_class: what is built; subclasses may put their own here.
     """
+
+    head_class = ERPoseHead
+    loss_class = ERPoseLoss
 
     def __init__(
         self,
@@ -98,23 +106,29 @@ class ERPoseModel(PoseModel):
 
         placeholder = self.model[-1]
         widths = [tower[0].conv.in_channels for tower in placeholder.cv4]
-        head = ERPoseHead(self.yaml["nc"], self.kpt_shape, settings, widths)
+        head = self.head_class(
+            self.yaml["nc"],
+            self.kpt_shape,
+            widths,
+            tower=settings.tower,
+            width=settings.width,
+            refine=settings.refine,
+            boxes=settings.boxes,
+            heatmaps=settings.heatmap_gain > 0,
+        )
         head.i, head.f, head.type, head.stride = placeholder.i, placeholder.f, HEAD, placeholder.stride
         head.np = sum(p.numel() for p in head.parameters())
         head.inplace = self.inplace
         initialize_weights(head)
         head.bias_init()
         self.model[-1] = head
+        self.settings = settings
         self.kpt_oks_sigmas: Sequence[float] | None = None
         if verbose:
             for layer in self.model:
                 LOGGER.info(f"{layer.i:>3}{layer.f!s:>20}{layer.np:12.0f}  {layer.type}")
             self.info()
             LOGGER.info("")
-
-    @property
-    def settings(self) -> Settings:
-        return self.model[-1].settings
 
     def predict(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the network.
@@ -218,9 +232,24 @@ class Criterion:
     """
 
     def __init__(self, model: ERPoseModel) -> None:
-        head = model.model[-1]
+        s = model.settings
         self.sigmas = sigmas_for(model.kpt_shape[0], getattr(model, "kpt_oks_sigmas", None))
-        self.loss = ERPoseLoss(head.settings, self.sigmas, head.stride.tolist(), head.nc)
+        self.loss = model.loss_class(
+            self.sigmas,
+            model.stride.tolist(),
+            topk=s.topk,
+            alpha=s.alpha,
+            beta=s.beta,
+            center_sampling_window=s.center_sampling_window,
+            size_range=s.size_range,
+            dense_weight=s.dense_weight,
+            pose_gain=s.pose_gain,
+            oks_gain=s.oks_gain,
+            aux_loss_gain=s.aux_loss_gain,
+            visibility_gain=s.visibility_gain,
+            heatmap_gain=s.heatmap_gain,
+            box_gain=s.box_gain,
+        )
         self.args = model.args
         self.updates = 0
 
@@ -238,9 +267,7 @@ class Criterion:
         """An epoch is over."""
         self.updates += 1
 
-    def __call__(
-        self, preds: dict[str, Any] | tuple[Tensor, dict[str, Any]], batch: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, preds: HeadOutputs | tuple[Tensor, HeadOutputs], batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch.
 
         Args:
@@ -250,13 +277,12 @@ class Criterion:
         Returns:
             Loss times batch size (Ultralytics' convention) and the detached terms by name.
         """
-        outputs = dict(preds[1] if isinstance(preds, tuple) else preds)
-        features = outputs.pop("feats")
-        outputs = {name: value for name, value in outputs.items() if isinstance(value, Tensor)}  # without the field's maps
-        targets = to_targets(batch, features[0].device)
+        outputs = preds[1] if isinstance(preds, tuple) else preds
+        assert outputs.one2one is not None
+        images = outputs.one2one.offsets
         self.loss.sigmas = lax_sigmas(self.sigmas, self.progress)
-        loss, items = self.loss(outputs, targets, [tuple(f.shape[2:]) for f in features], self.progress)
-        return loss * len(features[0]), items
+        loss, items = self.loss(outputs, to_targets(batch, images.device), self.progress)
+        return loss * len(images), items
 
 
 def to_targets(batch: dict[str, Any], device: torch.device) -> Targets:

@@ -50,9 +50,11 @@ class ERPoseTrainer(PoseTrainer):
     bit. With loader processes, augmentation is drawn anew.
 
     Attributes:
+        model_class: what is built and trained.
         waiting: batches since the last optimiser step, whose gradients wait for the next one.
     """
 
+    model_class = ERPoseModel
     world_size: int
     wdir: Path
     last: Path
@@ -110,7 +112,7 @@ class ERPoseTrainer(PoseTrainer):
             if self.resume:
                 raise ValueError(f"{message}. A run can be resumed on its own data only; start a new one from the weights.")
             LOGGER.warning(f"{message}: keypoints of the same name are taken over, others learnt anew from their mean.")
-        model = ERPoseModel(
+        model = self.model_class(
             cfg or "erpose-n.yaml",
             nc=self.data["nc"],
             ch=self.data["channels"],

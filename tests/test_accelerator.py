@@ -15,11 +15,7 @@ from erpose_yolo import ERPose
 from erpose_yolo.losses import AT_ONCE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-VARIANTS = [
-    {}, {"boxes": "learned"}, {"heatmap_gain": 0}, {"heatmap_levels": "all"}, {"offsets": "centre"}, {"refine": "none"},
-    {"offset_unit": "person"}, {"assigner": "iou"}, {"assigner": "centre"}, {"supervision": "one2one"}, {"supervision": "one2many"},
-    {"pose_loss": "oks"}, {"pose_loss": "log_oks"}, {"pose_loss": "laplace"}, {"pose_branch": "shared"},
-]  # fmt: skip
+VARIANTS: list[dict[str, Any]] = [{}, {"boxes": True}, {"heatmap_gain": 0}, {"refine": False}, {"tower": "plain"}]
 
 
 @pytest.fixture(autouse=True)

@@ -66,7 +66,7 @@ def test_candidates_by_hand() -> None:
     found = find_candidates(person((30, 30), (34, 34)), torch.tensor([16.0]), SHAPES[:1], STRIDES[:1])
     # extent 30..34 widened by 8 is 22..42: centres 28 and 36, columns and rows 3 and 4
     assert sorted(found.cell[found.valid].tolist()) == [33, 34, 43, 44]
-    wide = find_candidates(person((0, 0), (80, 64)), torch.tensor([16.0]), SHAPES[:1], STRIDES[:1], window=3)
+    wide = find_candidates(person((0, 0), (80, 64)), torch.tensor([16.0]), SHAPES[:1], STRIDES[:1], center_sampling_window=3)
     # centroid (40, 32) lies in column 5, row 4
     assert sorted(wide.cell[wide.valid].tolist()) == [34, 35, 36, 44, 45, 46, 54, 55, 56]
 
@@ -86,7 +86,7 @@ def test_candidates_are_distinct() -> None:
 def test_levels_are_gated_by_size(size: float, levels: set[int]) -> None:
     """Small persons are learnt on fine levels, large ones on coarse levels, and none goes without."""
     joints = person((5, 5), (75, 60))
-    found = find_candidates(joints, torch.tensor([size**2 * 1.0]), SHAPES, STRIDES, gate=(2.0, 12.0))
+    found = find_candidates(joints, torch.tensor([size**2 * 1.0]), SHAPES, STRIDES, size_range=(2.0, 12.0))
     strides = set(found.stride[found.valid].tolist())
     assert strides == {STRIDES[i] for i in levels}
 

@@ -118,11 +118,11 @@ def test_every_parameter_learns(style: str, common: ModuleType) -> None:
     torch.manual_seed(0)
     model = common.Graft(Strided(nn.SiLU), style)
     images, targets = common.collate(common.draw("train", 4))
-    outputs, shapes = model(images)
-    cells = sum(h * w for h, w in shapes)
+    outputs = model(images)
+    cells = sum(h * w for h, w in outputs.shapes)
     assert cells == (SIZE // 8) ** 2 + (SIZE // 16) ** 2
-    assert outputs["offsets"].shape == (4, 17, 2, cells)
-    assert ("box" in outputs) == (style == "stock") != ("one2one" in outputs)
+    assert outputs.one2many.offsets.shape == (4, 17, 2, cells)
+    assert (outputs.one2many.box is not None) == (style == "stock") != (outputs.one2one_scores is not None)
     loss = model.loss(images, targets, 0.5)
     loss.backward()
     assert loss.isfinite()
@@ -206,7 +206,7 @@ def test_heatmaps_of_a_channels_last_trunk() -> None:
     )
     logits = torch.zeros(2, 2, 8, 8)
     rows = [
-        heatmap_targets(targets, sigmas_for(2), [(8, 8)], [8.0], logits.to(memory_format=layout).flatten(2))
+        heatmap_targets(targets, sigmas_for(2), (8, 8), 8.0, logits.to(memory_format=layout).flatten(2))
         for layout in (torch.contiguous_format, torch.channels_last)
     ]
     assert rows[0].max() == 1

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from operator import attrgetter
 
 import pytest
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import DFL
 
-from erpose_yolo.config import Settings
-from erpose_yolo.decode import decode_joints, make_cells, refine_joints, select_rows, split_levels
-from erpose_yolo.head import LOG_SPREAD_START, MAX_LOG_SIZE, ERPoseHead, best_class, tower_width
+from erpose_yolo.decode import HeadOutputs, decode_joints, make_cells, refine_joints, select_rows
+from erpose_yolo.head import LOG_SPREAD_START, ERPoseHead, best_class, tower_width
 
 CH, STRIDES = (16, 24, 32), (8.0, 16.0, 32.0)
 
@@ -20,7 +19,7 @@ CH, STRIDES = (16, 24, 32), (8.0, 16.0, 32.0)
 def make_head(nc: int = 1, kpt_shape: tuple[int, int] = (17, 3), seed: int = 0, **settings: object) -> ERPoseHead:
     """A small head with random, not constant, scores, in evaluation mode."""
     torch.manual_seed(seed)
-    head = ERPoseHead(nc, kpt_shape, Settings(width=16, **settings), CH)  # type: ignore[arg-type]
+    head = ERPoseHead(nc, kpt_shape, CH, width=16, **settings)  # type: ignore[arg-type]
     head.stride = torch.tensor(STRIDES)
     head.bias_init()
     for module in head.modules():
@@ -82,16 +81,16 @@ def test_rows_are_the_decoded_best_cells() -> None:
         nn.init.normal_(conv.weight, 0, 0.5)
     with torch.no_grad():
         rows, raw = head(x)
-    shapes = [f.shape[2:] for f in x]
-    centres, strides = make_cells(shapes, STRIDES, x[0])
-    coarse = decode_joints(raw["one2one_offsets"], centres, strides)
-    joints, wider = refine_joints(coarse, split_levels(raw["one2one_field"], shapes), STRIDES)
+    pose, logits = raw.one2one, raw.one2one_scores[0, 0]
+    centres, strides = make_cells([f.shape[2:] for f in x], STRIDES, x[0])
+    coarse = decode_joints(pose.offsets, centres, strides)
+    joints, wider = refine_joints(coarse, pose.refinement, STRIDES)
     assert (joints - coarse).abs().max() > 1  # refinement has its say, too
-    oks_of_joints = 1 / (1 + math.e * (raw["one2one_spread"] + wider)[0].exp() ** 2)
-    weight = raw["one2one_visibility"][0].sigmoid()
-    score = raw["one2one"][0, 0].sigmoid() ** 0.5 * (oks_of_joints * weight).sum(0) / weight.sum(0)
+    oks_of_joints = 1 / (1 + math.e * (pose.log_spread + wider)[0].exp() ** 2)
+    weight = pose.visibility[0].sigmoid()
+    score = logits.sigmoid() ** 0.5 * (oks_of_joints * weight).sum(0) / weight.sum(0)
     order = score.argsort(descending=True)
-    assert not torch.equal(order[:5], raw["one2one"][0, 0].argsort(descending=True)[:5])  # the spreads have their say
+    assert not torch.equal(order[:5], logits.argsort(descending=True)[:5])  # the spreads have their say
     wanted = joints[0, :, :, order[:5]].permute(2, 0, 1)
     assert torch.allclose(rows[0, :5, 6:].view(5, 17, 3)[..., :2], wanted, atol=1e-4)
     assert torch.allclose(rows[0, :5, 4], score[order[:5]], rtol=1e-3)
@@ -106,38 +105,30 @@ def test_more_cells_than_rows() -> None:
         rows, raw = head(x)
     cell = rows_of(switch(head, dense=True), x)  # a row per cell, in their order
     for image in range(2):
-        picked = cell[image][raw["one2one"][image, 0].topk(20).indices]
+        picked = cell[image][raw.one2one_scores[image, 0].topk(20).indices]
         wanted = picked[picked[:, 4].argsort(descending=True)]
         assert not torch.equal(picked, wanted)
         assert torch.allclose(rows[image], wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_weights_from_before_refinement() -> None:
-    """A branch that was pickled without maps goes on to show its joints where its cells put them."""
-    with_maps, without = make_head(), make_head(refine="none")
+def test_without_refinement_keypoints_stay_where_their_cells_put_them() -> None:
+    """refine: false is the same head without the maps."""
+    with_maps, without = make_head(), make_head(refine=False)
     for branch in (with_maps.pose, with_maps.one2one_pose):
-        branch.__dict__["_modules"].pop("field")
+        branch.field = None
     without.load_state_dict(with_maps.state_dict())
     assert torch.equal(rows_of(with_maps, features()), rows_of(without, features()))
 
 
-@pytest.mark.parametrize("settings", [{"confidence": "score"}, {"pose_loss": "oks"}], ids=str)
-def test_scores_without_spreads(settings: dict[str, object]) -> None:
-    """Rows carry the plain score where the spreads shall not be read, and where no likelihood has taught them."""
-    head, x = make_head(**settings), features()
+def test_confidence_is_a_choice_at_inference() -> None:
+    """Rows carry the plain score where the spreads shall not be read; another word is refused."""
+    head, x = switch(make_head(), confidence="score"), features()
     with torch.no_grad():
         rows, raw = head(x)
-    assert torch.allclose(rows[0, :5, 4], raw["one2one"][0, 0].sigmoid().sort(descending=True).values[:5])
-
-
-def test_weights_fused_before_spreads_were_deployed() -> None:
-    """They have none, and go on to show what they showed."""
-    head, x = make_head(), features()
-    head.fuse()
-    head.deployed.spread = None
-    with torch.no_grad():
-        rows, raw = head(x)
-    assert torch.allclose(rows[0, :5, 4], raw["one2one"][0, 0].sigmoid().sort(descending=True).values[:5])
+    assert torch.allclose(rows[0, :5, 4], raw.one2one_scores[0, 0].sigmoid().sort(descending=True).values[:5])
+    assert not torch.equal(rows_of(switch(head, confidence="expected_oks"), x), rows)
+    with pytest.raises(ValueError, match="'oks' of the head is neither 'expected_oks' nor 'score'"):
+        rows_of(switch(head, confidence="oks"), x)
 
 
 def test_deployed_score_is_one_to_one() -> None:
@@ -181,7 +172,7 @@ def test_one_cell_is_one_person_whatever_its_classes(dense: bool) -> None:
         rows, raw = head(x)
     for image in rows:
         assert len(image[:, 6:8].unique(dim=0)) == 84, "a row per cell"
-    assert sorted(rows[0, :, 5].tolist()) == sorted(raw["one2one"][0].argmax(0).tolist()) and len(rows[0, :, 5].unique()) > 1
+    assert sorted(rows[0, :, 5].tolist()) == sorted(raw.one2one_scores[0].argmax(0).tolist()) and len(rows[0, :, 5].unique()) > 1
     assert torch.equal(rows_of(switch(head, agnostic_nms=True), x), rows)
 
 
@@ -215,14 +206,14 @@ def test_modes() -> None:
         rows, raw = head(x)
         exported = switch(head, export=True)(x)
         trained = head.train()(x)
-    names = {"offsets", "visibility", "spread", "heatmaps", "one2many", "one2one", "feats"}
-    names |= {"field", "maps", "one2one_maps", "one2one_offsets", "one2one_visibility", "one2one_spread", "one2one_field"}
-    # no one2one_heatmaps: those of the dense side teach the trunk
-    assert set(raw) == set(trained) == names
+    for out in (raw, trained):
+        assert isinstance(out, HeadOutputs) and out.shapes == [(8, 8), (4, 4), (2, 2)]
+        for pose, scores in ((out.one2many, out.one2many_scores), (out.one2one, out.one2one_scores)):
+            assert pose.offsets.shape == (2, 17, 2, 84) and scores.shape == (2, 1, 84)
+            assert pose.log_spread.shape == pose.visibility.shape == (2, 17, 84) and pose.box is None
+            assert [m.shape for m in pose.refinement] == [(2, 51, *shape) for shape in out.shapes]
+        assert out.heatmaps.shape == (2, 17, 64)
     assert isinstance(exported, Tensor) and torch.equal(exported, rows)
-    assert raw["offsets"].shape == (2, 17, 2, 84) and raw["heatmaps"].shape == (2, 17, 64)
-    assert raw["field"].shape == (2, 51, 84)
-    assert raw["spread"].shape == raw["visibility"].shape == (2, 17, 84) and raw["one2one"].shape == (2, 1, 84)
 
 
 def test_nms_free_is_no_mode() -> None:
@@ -235,26 +226,17 @@ def test_nms_free_is_no_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"pose_branch": "shared"}, {"supervision": "one2one"}, {"supervision": "one2many"}, {"boxes": "learned"},
-     {"offsets": "centre"}, {"heatmap_levels": "all"}, {"heatmap_gain": 0.0}, {"confidence": "score"}, {"pose_loss": "oks"},
-     {"refine": "none"}, {"offset_unit": "person"}],
-    ids=str,
-)  # fmt: skip
+    "settings", [{}, {"boxes": True}, {"heatmaps": False}, {"refine": False}, {"tower": "plain"}], ids=str
+)
 def test_fuse_drops_training_and_keeps_rows(settings: dict[str, object]) -> None:
     """What is deployed is smaller and says the same."""
     head, x = make_head(**settings), features()
     before, parameters = rows_of(head, x), sum(p.numel() for p in head.parameters())
     head.fuse()
     assert torch.equal(rows_of(head, x), before)
-    names = " ".join(head.state_dict())
-    assert "heatmap" not in names
-    assert ("spread" in names) == (not {"confidence", "pose_loss"} & set(settings))  # read, and taught
-    assert ("one2many" in names) == (settings.get("supervision") == "one2many")
-    separate = settings.get("pose_branch") != "shared" and "supervision" not in settings
-    assert any(n.startswith("one2one_pose.") for n in head.state_dict()) == separate
-    assert any(n.startswith("pose.") for n in head.state_dict()) != separate
-    assert sum(p.numel() for p in head.parameters()) < parameters
+    assert {name.split(".")[0] for name in head.state_dict()} == {"one2one_pose", "one2one_score", "margins"}
+    assert "heatmap" not in " ".join(head.state_dict())
+    assert sum(p.numel() for p in head.parameters()) < parameters / 2 + 100
     head.fuse()  # again: no error
     assert torch.equal(rows_of(head, x), before)
 
@@ -265,7 +247,7 @@ def test_no_box_branch() -> None:
     assert not any(isinstance(m, DFL) for m in head.modules()) and "box" not in " ".join(head.state_dict())
     widths = {m.out_channels for m in head.modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
     assert widths == {3 * 17, 17, 1}  # joints and visibility, as refinement; spread and heatmaps; score
-    learned = make_head(boxes="learned")
+    learned = make_head(boxes=True)
     assert 4 in {m.out_channels for m in learned.modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
 
 
@@ -287,54 +269,17 @@ def test_biases_start_at_their_priors() -> None:
         assert tower[-1].bias[0].item() == pytest.approx(math.log(5 / 2 / (640 / stride) ** 2))
     with torch.no_grad():
         raw = head.train()(features())
-    assert (raw["spread"] == LOG_SPREAD_START).all()
-    assert raw["heatmaps"].sigmoid().mean() < 0.1
-    assert (raw["field"] == 0).all()  # nobody is moved
+    assert (raw.one2many.log_spread == LOG_SPREAD_START).all()
+    assert raw.heatmaps.sigmoid().mean() < 0.1
+    assert all((m == 0).all() for m in raw.one2many.refinement)  # nobody is moved
 
 
-def test_offsets_in_units_of_a_predicted_size() -> None:
-    """A cell's offsets all grow by the size that it predicts; it begins at one cell, learns, and stays in bounds."""
-    cell, person = make_head(), make_head(offset_unit="person")
-    missing = person.load_state_dict(cell.state_dict(), strict=False)
-    assert not missing.unexpected_keys and {name.split(".")[1] for name in missing.missing_keys} == {"size"}
-    x = features()
-    assert torch.equal(rows_of(person, x), rows_of(cell, x)), "untrained it is the plain head, so weights carry over"
-
-    with torch.no_grad():
-        before = person.raw(x)
-        for level, factor in enumerate((2.0, 0.5, 1e9)):
-            person.deployed.size[level].bias.fill_(math.log(factor))
-        after = person.raw(x)
-    grown = after["one2one_offsets"] / before["one2one_offsets"]
-    for (first, last), factor in zip(((0, 64), (64, 80), (80, 84)), (2.0, 0.5, math.exp(MAX_LOG_SIZE))):
-        assert torch.allclose(grown[..., first:last], torch.tensor(factor))
-    same = set(before) - {"one2one_offsets", "maps", "one2one_maps", "feats"}
-    assert all(torch.equal(before[name], after[name]) for name in same)
-
-    person.train().raw(x)["one2one_offsets"].square().sum().backward()
-    assert person.deployed.size[0].weight.grad.abs().max() > 0
-
-
-def test_share_of_the_one_to_one_gradient_that_steers_the_trunk() -> None:
-    """``steer`` scales what the one-to-one side sends to the trunk, not what it computes; alone it sends all of it."""
-
-    def gradients(output: str, **settings: Any) -> tuple[Tensor, list[Tensor]]:
-        head = make_head(**settings).train()
+def test_both_assignments_teach_the_backbone() -> None:
+    """Gradients of both sides reach the features: their poses want the same, though their scores contradict each other."""
+    for name in ("one2many_scores", "one2one_scores", "one2many.offsets", "one2one.offsets"):
         x = [f.requires_grad_() for f in features()]
-        out = head(x)[output]
-        out.square().sum().backward()
-        return out.detach(), [torch.zeros_like(f) if f.grad is None else f.grad for f in x]
-
-    for output in ("one2one", "one2one_offsets"):
-        whole, full = gradients(output, steer=1)
-        assert all(f.abs().max() > 0 for f in full)
-        for steer in (0.0, 0.25):
-            value, part = gradients(output, steer=steer)
-            assert torch.equal(value, whole)
-            assert all(torch.allclose(p, f * steer, rtol=1e-4, atol=1e-7) for p, f in zip(part, full))
-    for output in ("one2many", "offsets"):  # the dense side always steers
-        assert all(f.abs().max() > 0 for f in gradients(output, steer=0)[1])
-    assert all(f.abs().max() > 0 for f in gradients("one2one", supervision="one2one", steer=0)[1])
+        attrgetter(name)(make_head().train()(x)).square().sum().backward()
+        assert all(f.grad is not None and f.grad.abs().max() > 0 for f in x)
 
 
 def test_both_assignments_start_alike() -> None:
@@ -342,18 +287,18 @@ def test_both_assignments_start_alike() -> None:
     head = make_head().train()  # with statistics of the batch, as make_head's running ones differ
     with torch.no_grad():
         raw = head(features())
-    for name in ("offsets", "visibility", "spread", "field"):
-        assert torch.equal(raw[name], raw[f"one2one_{name}"])
-    assert torch.equal(raw["one2many"], raw["one2one"])
-    assert "heatmaps" in raw and "one2one_heatmaps" not in raw
+    for name in ("offsets", "visibility", "log_spread"):
+        assert torch.equal(getattr(raw.one2many, name), getattr(raw.one2one, name))
+    assert all(torch.equal(a, b) for a, b in zip(raw.one2many.refinement, raw.one2one.refinement))
+    assert torch.equal(raw.one2many_scores, raw.one2one_scores)
     pointers = [p.data_ptr() for p in head.parameters()]
     assert len(set(pointers)) == len(pointers)
 
 
 def test_heads_of_all_towers() -> None:
-    """mixed, plain and depthwise differ in cost the way their names say."""
-    size = {t: sum(p.numel() for p in make_head(tower=t).parameters()) for t in ("depthwise", "mixed", "plain")}
-    assert size["depthwise"] < size["mixed"] < size["plain"]
+    """Plain towers cost more than mixed ones, on the finest level alone."""
+    size = {t: [sum(p.numel() for p in level.parameters()) for level in make_head(tower=t).pose.tower] for t in ("mixed", "plain")}
+    assert size["mixed"][0] < size["plain"][0] and size["mixed"][1:] == size["plain"][1:]
 
 
 def test_tower_width() -> None:

@@ -25,9 +25,9 @@ from ultralytics.utils.patches import imread
 
 from erpose_yolo import ERPose
 from erpose_yolo.assigner import NO_CELL, Candidates, find_candidates, one_to_many, one_to_one
-from erpose_yolo.config import Settings
 from erpose_yolo.data.check import check
 from erpose_yolo.data.labels import SLACK, ColumnError, LabelError, parse_labels
+from erpose_yolo.decode import HeadOutputs, PoseOutputs, split_levels
 from erpose_yolo.losses import ERPoseLoss, Targets
 from erpose_yolo.oks import object_area, sigmas_for
 
@@ -455,7 +455,7 @@ def test_assignment_of_random_tensors() -> None:
         cells = sum(h * w for h, w in shapes)
         joints = random_people(g, n, k, 96, 1e4).to(dtype)
         area = (10 ** (torch.rand(n, generator=g) * 4)).to(dtype)
-        found = find_candidates(joints, area, shapes, STRIDES, window)
+        found = find_candidates(joints, area, shapes, STRIDES, center_sampling_window=window)
         assert found.cell.shape == (n, 3 * window**2) and found.centre.isfinite().all()
         assert found.cell.max(initial := torch.tensor(-1)).lt(cells).all() if n else initial < 0
         assert (found.valid.any(1)).all(), seed  # nobody goes without a candidate
@@ -513,9 +513,9 @@ def random_batch(
         # gradients of absurd outputs are finite, but can be more than a half type holds: a scaler skips such a step
         return (value if wild <= 1 else value.float()).requires_grad_()
 
-    outputs = {"offsets": draw(b, k, 2, cells), "spread": draw(b, k, cells), "visibility": draw(b, k, cells)}
+    outputs = {"offsets": draw(b, k, 2, cells), "log_spread": draw(b, k, cells), "visibility": draw(b, k, cells)}
     if int(torch.randint(0, 2, (1,), generator=g)):
-        outputs["field"] = draw(b, 3 * k, cells)
+        outputs["refinement"] = draw(b, 3 * k, cells)
     outputs |= {"one2many": draw(b, 1, cells), "one2one": draw(b, 1, cells), "heatmaps": draw(b, k, shapes[0][0] * shapes[0][1])}
     joints = random_people(g, n, k, size, 100.0)
     low = torch.where(joints[..., 2:] > 0, joints[..., :2], torch.inf).amin(1)
@@ -533,6 +533,14 @@ def random_batch(
     )
 
 
+def packed(leaves: dict[str, Tensor], size: int) -> HeadOutputs:
+    """What a head of one pose branch returns, made of leaves."""
+    shapes, maps = levels(size, size), leaves.get("refinement")
+    parts = [leaves[name] for name in ("offsets", "visibility", "log_spread")]
+    pose = PoseOutputs(*parts, None if maps is None else split_levels(maps, shapes))
+    return HeadOutputs(pose, pose, leaves.get("one2many"), leaves.get("one2one"), leaves["heatmaps"], shapes)
+
+
 @pytest.mark.slow
 def test_loss_of_random_tensors() -> None:
     """2,000 batches of 0 to 500 persons with 1 to 133 joints, outputs in three float types and up to 60,000.
@@ -547,15 +555,14 @@ def test_loss_of_random_tensors() -> None:
         n = int(torch.randint(0, 501 if seed % 50 == 0 else 9, (1,), generator=g))
         n = min(n, 100) if k == 133 else n
         n = 500 if seed % 500 == 1 else n
-        settings = Settings(supervision=("dual", "one2one", "one2many")[seed % 7 % 3])
+        missing, weight = ((None, (0.8, 0.1)), ("one2many", (0.0, 0.0)), ("one2one", (1.0, 1.0)))[seed % 7 % 3]
         mild = seed % 4 < 2  # no rank underflows, so there are no ties for the order of persons to break
         wild = 1.0 if mild else 10 ** float(torch.rand(1, generator=g) * 5 - 1)
         outputs, targets = random_batch(g, 2, k, n, size, dtype, wild)
-        for name, without in (("one2many", "one2one"), ("one2one", "one2many")):
-            if settings.supervision == without:
-                del outputs[name]
-        criterion, progress = ERPoseLoss(settings, sigmas_for(k), STRIDES), 0.0 if mild else float(torch.rand(1, generator=g))
-        total, items = criterion(outputs, targets, levels(size, size), progress)
+        outputs.pop(missing, None)
+        progress = 0.0 if mild else float(torch.rand(1, generator=g))
+        criterion = ERPoseLoss(sigmas_for(k), STRIDES, dense_weight=weight)
+        total, items = criterion(packed(outputs, size), targets, progress)
         total.backward()
         assert total.isfinite() and all(v.isfinite() for v in items.values()), seed
         assert all(v.grad is not None and v.grad.isfinite().all() for v in outputs.values()), seed
@@ -568,23 +575,23 @@ def test_loss_of_random_tensors() -> None:
             order = torch.randperm(n, generator=g)
             fields = {f: getattr(targets, f)[order] for f in ("image", "joints", "box", "area", "category")}
             shuffled = Targets(**fields, ignore_image=targets.ignore_image, ignore_box=targets.ignore_box)
-            _, again = criterion(outputs, shuffled, levels(size, size), progress)
+            _, again = criterion(packed(outputs, size), shuffled, progress)
             for name, value in items.items():
                 torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6, msg=f"{seed} {name}")
 
             empty = {name: torch.cat((v, torch.randn(1, *v.shape[1:], generator=g).to(dtype))) for name, v in outputs.items()}
-            _, more = criterion(empty, targets, levels(size, size), progress)
+            _, more = criterion(packed(empty, size), targets, progress)
             pad = 1 + seed % 3
             taller = {
                 name: torch.cat((v, torch.randn(2, pad * (v.shape[1] // k), *v.shape[2:], generator=g).to(dtype)), 1)
-                if name in ("offsets", "spread", "visibility", "field", "heatmaps")
+                if name in ("offsets", "log_spread", "visibility", "refinement", "heatmaps")
                 else v
                 for name, v in outputs.items()
             }
             joints = torch.cat((targets.joints, torch.zeros(n, pad, 3)), 1)
             unseen = Targets(**{**vars(targets), "joints": joints})
             sigmas = torch.cat((sigmas_for(k), torch.full((pad,), 0.1)))
-            _, padded = ERPoseLoss(settings, sigmas, STRIDES)(taller, unseen, levels(size, size), progress)
+            _, padded = ERPoseLoss(sigmas, STRIDES, dense_weight=weight)(packed(taller, size), unseen, progress)
             for other in (more, padded):
                 torch.testing.assert_close(other["pose_loss"], items["pose_loss"], rtol=1e-4, atol=1e-6, msg=str(seed))
             for name in ("cls_loss", "o2o_loss"):

@@ -66,7 +66,7 @@ def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 # --- round trip -----------------------------------------------------------------------------------------------------
 
 
-SWAPPED = {"pose_branch": "shared", "boxes": "learned", "offsets": "centre", "offset_unit": "person", "topk": 3}
+SWAPPED = {"tower": "plain", "boxes": True, "refine": False, "topk": 3}
 
 
 @pytest.mark.parametrize("fused", [False, True])

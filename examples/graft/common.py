@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from erpose_yolo.config import Settings
 from erpose_yolo.data.skeletons import flip_from_names
 from erpose_yolo.data.synth import SynthConfig
 from erpose_yolo.data.synth.dataset import picture
 from erpose_yolo.decode import (
+    HeadOutputs,
+    PoseOutputs,
     assemble_rows,
     confidence,
     decode_boxes,
@@ -36,25 +37,36 @@ from erpose_yolo.decode import (
     make_cells,
     select_rows,
 )
-from erpose_yolo.losses import ERPoseLoss, Targets
+from erpose_yolo.losses import ERPoseLoss, Scene, Side, Targets, box_overlap, plain_oks_loss
 from erpose_yolo.metrics.coco import NAMES, keypoint_ap
-from erpose_yolo.oks import object_area, sigmas_for
+from erpose_yolo.oks import mean_over_labelled, object_area, sigmas_for
 
-# The two contestants are two settings of one head and one loss. "stock" is the style of YOLOv8-pose: a box branch, cells
-# ranked by score^0.5 * IoU^6 of boxes, one-to-many scores alone, 1 - exp(-e) for the joints, NMS; gains as Ultralytics has
-# them. Candidate cells are the same for both.
-STYLES = {
-    "erpose": Settings(),
-    "stock": Settings(
-        assigner="iou", beta=6.0, boxes="learned", supervision="one2many", pose_loss="oks", score_floor=(1.0, 1.0),
-        heatmap_gain=0.0, pose_gain=12.0, score_gain=0.5, visibility_gain=1.0, box_gain=7.5,
-    ),
-}  # fmt: skip
+STYLES = ("erpose", "stock")
 SIZE = 96  # pixels, the side of a picture
 TRAIN_PICTURES, VAL_PICTURES = 6000, 200
 NMS_IOU = 0.7  # Ultralytics' default
 MAX_PERSONS = 20  # what the judge counts in an image
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class StockLoss(ERPoseLoss):
+    """The style of YOLOv8-pose: a box branch, cells ranked by score^0.5 * IoU^6 of boxes, one-to-many scores alone (and NMS),
+    1 - exp(-e) for the joints; gains in the proportions that Ultralytics has. Candidate cells are those of ER-Pose."""
+
+    score_floor = (1.0, 1.0)
+
+    def __init__(self, sigmas: Tensor, strides: Sequence[float]) -> None:
+        gains = {"pose_gain": 24.0, "visibility_gain": 2.0, "box_gain": 15.0}
+        super().__init__(sigmas, strides, beta=6.0, dense_weight=(1.0, 1.0), heatmap_gain=0.0, **gains)
+
+    def pose_loss(self, error: Tensor, log_spread: Tensor, labelled: Tensor) -> Tensor:
+        return mean_over_labelled(plain_oks_loss(error), labelled)
+
+    def pose_quality(self, side: Side, similarity: Tensor, joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
+        assert side.box is not None
+        sides = side.box[scene.targets.image[person], :, cell]  # (D, 4)
+        boxes = decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T
+        return box_overlap(boxes, scene.targets.box[person])[0].clamp(min=0)
 
 
 class Trunk(nn.Module):
@@ -86,17 +98,18 @@ class PoseHead(nn.Module):
     Args:
         channels: of the feature maps, finest first.
         num_joints: K.
-        settings: says which outputs there are: boxes, heatmaps (finest level), one or two score towers.
+        style: "erpose" has scores for both assignments, that share the poses, and heatmaps on the finest level; "stock" has
+            one-to-many scores and boxes.
         width: channels of the towers.
     """
 
-    def __init__(self, channels: Sequence[int], num_joints: int, settings: Settings, width: int = 64) -> None:
+    def __init__(self, channels: Sequence[int], num_joints: int, style: str, width: int = 64) -> None:
         super().__init__()
         self.num_joints = num_joints
-        scores = {"dual": ("one2many", "one2one"), "one2one": ("one2one",), "one2many": ("one2many",)}[settings.supervision]
+        scores = ("one2many", "one2one") if style == "erpose" else ("one2many",)
         pose = {"offsets": 2 * num_joints, "visibility": num_joints, "spread": num_joints}
         towers = {"pose": pose, **{name: {name: 1} for name in scores}}
-        if settings.boxes == "learned":
+        if style == "stock":
             towers["box"] = {"box": 4}
         self.towers: Any = nn.ModuleDict(  # the values of a ModuleDict are typed as bare modules
             {name: nn.ModuleList(nn.Sequential(block(c, width), block(width, width)) for c in channels) for name in towers}
@@ -108,19 +121,20 @@ class PoseHead(nn.Module):
             {out: nn.ModuleList(last(width, n, start.get(out)) for _ in channels) for out, n in sizes.items()}
         )
         self.tower_of = {out: name for name, outs in towers.items() for out in outs}
-        self.heatmap = last(width, num_joints, few) if settings.heatmap_gain else None
+        self.heatmap = last(width, num_joints, few) if style == "erpose" else None
 
-    def forward(self, x: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Raw outputs by name, (B, n, A); offsets (B, K, 2, A)."""
+    def forward(self, x: Sequence[Tensor]) -> HeadOutputs:
+        """Raw outputs of (B, channels, H, W) maps, finest first."""
         features = {name: [tower(level) for tower, level in zip(towers, x)] for name, towers in self.towers.items()}
         out = {
             name: torch.cat([conv(f).flatten(2) for conv, f in zip(convs, features[self.tower_of[name]])], 2)
             for name, convs in self.outs.items()
         }
-        out["offsets"] = out["offsets"].unflatten(1, (self.num_joints, 2))
-        if self.heatmap is not None:
-            out["heatmaps"] = self.heatmap(features["pose"][0]).flatten(2)
-        return out
+        offsets = out["offsets"].unflatten(1, (self.num_joints, 2))
+        pose = PoseOutputs(offsets, out["visibility"], out["spread"], box=out.get("box"))
+        heatmaps = None if self.heatmap is None else self.heatmap(features["pose"][0]).flatten(2)
+        shapes = [(f.shape[2], f.shape[3]) for f in x]
+        return HeadOutputs(pose, pose, out["one2many"], out.get("one2one"), heatmaps, shapes)
 
 
 class Graft(nn.Module):
@@ -133,37 +147,33 @@ class Graft(nn.Module):
 
     def __init__(self, trunk: Trunk, style: str) -> None:
         super().__init__()
-        self.settings = STYLES[style]
         self.trunk, self.strides = trunk, [float(s) for s in trunk.strides]
-        self.head = PoseHead(trunk.channels, len(NAMES), self.settings)
+        self.head = PoseHead(trunk.channels, len(NAMES), style)
         for norm in (m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.momentum = 0.1  # SSDLite has 0.03 and D0 0.01: running statistics would lag behind short trainings
-        self.criterion = ERPoseLoss(self.settings, sigmas_for(len(NAMES)), self.strides)
+        self.criterion = (ERPoseLoss if style == "erpose" else StockLoss)(sigmas_for(len(NAMES)), self.strides)
 
-    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-        """Raw outputs and the levels' shapes, from (B, 3, S, S) uint8 RGB."""
-        x = self.trunk((images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
-        return self.head(x), [tuple(f.shape[2:]) for f in x]
+    def forward(self, images: Tensor) -> HeadOutputs:
+        """Raw outputs from (B, 3, S, S) uint8 RGB."""
+        return self.head(self.trunk((images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)))
 
     def loss(self, images: Tensor, targets: Targets, progress: float) -> Tensor:
-        outputs, shapes = self(images)
-        return self.criterion(outputs, targets, shapes, progress)[0]
+        return self.criterion(self(images), targets, progress)[0]
 
     @torch.no_grad()
     def predict(self, images: Tensor, conf: float = 0.001) -> list[Tensor]:
         """Rows (n, 6 + 3K) per image, best first: x1 y1 x2 y2 score class, then x y visibility per joint."""
-        out, shapes = self(images)
-        centres, strides = make_cells(shapes, self.strides, out["offsets"])
-        joints, visibility = decode_joints(out["offsets"], centres, strides), out["visibility"].sigmoid()
-        if "box" in out:
-            boxes = decode_boxes(out["box"], centres, strides)
+        out = self(images)
+        pose = out.one2one
+        centres, strides = make_cells(out.shapes, self.strides, pose.offsets)
+        joints, visibility = decode_joints(pose.offsets, centres, strides), pose.visibility.sigmoid()
+        if out.one2one_scores is None:
+            scores, boxes = out.one2many_scores.sigmoid(), decode_boxes(pose.box, centres, strides)
         else:
+            scores = confidence(out.one2one_scores.sigmoid(), expected_oks(pose.log_spread, visibility))
             boxes = derive_boxes(joints, visibility, default_margins(self.head.num_joints))
-        scores = out["one2one" if "one2one" in out else "one2many"].sigmoid()
-        if self.settings.deploys_spread:
-            scores = confidence(scores, expected_oks(out["spread"], visibility))
         rows = assemble_rows(boxes, torch.cat((scores, scores * 0), 1), joints, visibility).transpose(1, 2)  # class 0
-        if "one2one" in out:
+        if out.one2one_scores is not None:
             return select_rows(rows, conf, MAX_PERSONS)
         found = select_rows(rows, conf, rows.shape[1])
         return [r[nms(r[:, :4], r[:, 4], NMS_IOU)[:MAX_PERSONS]] for r in found]

@@ -1,0 +1,74 @@
+"""Baselines outside the package: each is what it says, trains all of its parts and validates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from test_network import CROWD, batch_of, dense_rows_of, pictures
+from torch import Tensor
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from erpose_yolo.network import load_model_yaml
+from erpose_yolo.oks import kernel
+
+
+@pytest.fixture(scope="module")
+def variants(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_module("variants")
+
+
+@pytest.mark.parametrize("block", [{}, {"boxes": True}], ids=str)
+@pytest.mark.parametrize("name", ["plain OKS loss", "IoU assignment", "shared pose branch"])
+def test_every_variant_trains_the_whole_model(variants: ModuleType, name: str, block: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    model = variants.VARIANTS[name]({**load_model_yaml("erpose-n.yaml"), "erpose": block}, verbose=False)
+    model.args = {**DEFAULT_CFG_DICT, "epochs": 10}
+    total, items = model.train().loss(batch_of(CROWD, 64))
+    total.sum().backward()
+    assert total.isfinite().all() and [n for n, p in model.named_parameters() if p.grad is None] == []
+    model.eval()
+    with torch.no_grad():
+        assert model.loss(batch_of(CROWD, 64), model(pictures()))[0].isfinite().all()
+    before = dense_rows_of(model, pictures())
+    assert torch.allclose(dense_rows_of(copy.deepcopy(model).fuse(verbose=False), pictures()), before, atol=1e-3, rtol=1e-4)
+    names = {n.split(".")[2] for n in model.state_dict() if n.startswith("model.23.")}
+    assert ("one2one_pose" in names) == (name != "shared pose branch")
+
+
+def test_plain_oks_learns_no_spread(variants: ModuleType) -> None:
+    error, spread = torch.rand(4, 17), torch.randn(4, 17, requires_grad=True)
+    loss = variants.PlainOKSLoss(torch.ones(17), [8.0]).pose_loss(error, spread, torch.ones(4, 17, dtype=torch.bool))
+    assert torch.allclose(loss, (1 - kernel(error)).mean(1)) and not loss.requires_grad
+    assert variants.ScoreHead.confidence == "score"
+
+
+def test_iou_assignment_prefers_the_better_box(variants: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are IoU: of two poses that miss by as many tolerances, the one whose box fits is ahead."""
+    ranks: list[tuple[Tensor, Tensor]] = []
+    stock = variants.IoULoss.pose_quality
+
+    def quality(self, side, similarity, joints, person, cell, scene):  # type: ignore[no-untyped-def]
+        found = stock(self, side, similarity, joints, person, cell, scene)
+        low, high = joints.amin(1), joints.amax(1)
+        box = scene.targets.box[person]
+        both = (torch.minimum(high, box[:, 2:]) - torch.maximum(low, box[:, :2])).clamp(min=0).prod(1)
+        ranks.append((found, both))
+        return found
+
+    monkeypatch.setattr(variants.IoULoss, "pose_quality", quality)
+    torch.manual_seed(0)
+    model = variants.IoUAssignment("erpose-n.yaml", verbose=False)
+    model.args = {**DEFAULT_CFG_DICT, "epochs": 10}
+    model.train().loss(batch_of(CROWD))
+    assert len(ranks) == 2
+    for found, both in ranks:
+        assert ((found >= 0) & (found <= 1)).all() and (found[both > 0] > 0).all() and found.std() > 0
+
+
+def test_trainer_builds_the_variant(variants: ModuleType) -> None:
+    for name, kind in variants.VARIANTS.items():
+        assert variants.trainer_for(name).model_class is kind

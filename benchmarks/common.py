@@ -21,8 +21,8 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import PoseModel
 from ultralytics.utils import LOGGER, TQDM
 
-from erpose_yolo.network import ERPoseModel, load_model_yaml
-from erpose_yolo.oks import object_area
+from erpose_yolo.method.oks import object_area
+from erpose_yolo.nn.network import ERPoseModel, load_model_yaml
 
 RESULTS = Path(__file__).parent / "results"
 PEERS = ("yolov8n-pose", "yolo11n-pose", "yolo26n-pose")

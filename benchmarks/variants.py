@@ -1,7 +1,7 @@
 """Baselines that the method is compared with, as subclasses of its parts. They are no settings: none of them won.
 
-    from variants import VARIANTS, trainer_for
-    ERPose("erpose-n.yaml").train(trainer_for("IoU assignment"), data="coco-pose.yaml")
+from variants import VARIANTS, trainer_for
+ERPose("erpose-n.yaml").train(trainer_for("IoU assignment"), data="coco-pose.yaml")
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from erpose_yolo import ERPoseHead, ERPoseModel
-from erpose_yolo.decode import PoseOutputs, decode_boxes, default_margins, derive_boxes
-from erpose_yolo.losses import ERPoseLoss, Scene, Side, box_overlap, plain_oks_loss
-from erpose_yolo.oks import mean_over_labelled
-from erpose_yolo.trainer import ERPoseTrainer
+from erpose_yolo.engine.trainer import ERPoseTrainer
+from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
+from erpose_yolo.method.decode import PoseOutputs
+from erpose_yolo.method.losses import ERPoseLoss, Scene, Side, box_overlap, plain_oks_loss
+from erpose_yolo.method.oks import mean_over_labelled
 
 
 class PlainOKSLoss(ERPoseLoss):

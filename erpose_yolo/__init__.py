@@ -6,15 +6,15 @@ The public names below are imported from their modules when they are first asked
 
 from __future__ import annotations
 
-from erpose_yolo import autoload
+from erpose_yolo.upstream import autoload
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ERPose": "erpose_yolo.model",
-    "ERPoseModel": "erpose_yolo.network",
-    "ERPoseHead": "erpose_yolo.head",
-    "Settings": "erpose_yolo.config",
+    "ERPoseModel": "erpose_yolo.nn.network",
+    "ERPoseHead": "erpose_yolo.nn.head",
+    "Settings": "erpose_yolo.method.settings",
 }
 
 __all__ = ["ERPose", "ERPoseHead", "ERPoseModel", "Settings", "__version__"]

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from erpose_yolo import __version__, catalog, compat
+from erpose_yolo import __version__, catalog
 from erpose_yolo.errors import is_input_error, one_line, suggestion
+from erpose_yolo.upstream import compat
 
 MODEL = "erpose-n.pt"  # of a command that names none
 

@@ -13,14 +13,14 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
 
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
-from erpose_yolo.network import ERPoseModel, load_model_yaml
-from erpose_yolo.predictor import ERPosePredictor
-from erpose_yolo.slicing import TILES, SlicedPredictor, parse_sides, sliced_predictor
-from erpose_yolo.smoothing import TrackSmoother
-from erpose_yolo.tracking import TRACKER, TrackWatch
-from erpose_yolo.trainer import ERPoseTrainer
-from erpose_yolo.validator import ERPoseValidator
-from erpose_yolo.weights import is_weights, load_weights, save_weights
+from erpose_yolo.engine.predictor import ERPosePredictor
+from erpose_yolo.engine.slicing import TILES, SlicedPredictor, parse_sides, sliced_predictor
+from erpose_yolo.engine.smoothing import TrackSmoother
+from erpose_yolo.engine.tracking import TRACKER, TrackWatch
+from erpose_yolo.engine.trainer import ERPoseTrainer
+from erpose_yolo.engine.validator import ERPoseValidator
+from erpose_yolo.export.safetensors import is_weights, load_weights, save_weights
+from erpose_yolo.nn.network import ERPoseModel, load_model_yaml
 
 
 class ERPose(YOLO):
@@ -71,7 +71,7 @@ class ERPose(YOLO):
             self.ckpt_path = self.model_name = weights
             return
         if Path(str(weights).rstrip("/\\")).suffix.lower() not in {".pt", ".pth"}:
-            from erpose_yolo.exporter import check_file
+            from erpose_yolo.export.exporter import check_file
 
             check_file(weights)
         super()._load(weights, task=task)
@@ -195,7 +195,7 @@ class ERPose(YOLO):
 
     def export(self, **kwargs: Any) -> str:
         """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration)."""
-        from erpose_yolo import exporter  # late: it imports what only exports need
+        from erpose_yolo.export import exporter  # late: it imports what only exports need
 
         return exporter.export(self, super().export, **_resolved(kwargs))
 

@@ -1,8 +1,8 @@
 """ER-Pose with numpy, onnxruntime and an image reader: no torch, no ultralytics, and no NMS, as there is none to do.
 
-    pip install numpy onnxruntime opencv-python
-    yolo export model=best.pt format=onnx imgsz=640            # once, where ultralytics is installed
-    python examples/onnx_runtime.py best.onnx street.jpg --out street-pose.png
+pip install numpy onnxruntime opencv-python
+yolo export model=best.pt format=onnx imgsz=640            # once, where ultralytics is installed
+python examples/onnx_runtime.py best.onnx street.jpg --out street-pose.png
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_the_tables_are_those_of_the_stock_command() -> None:
     for mode, keys in cli.OURS.items():
         assert keys - {"smooth"} <= set(inspect.signature(model.ERPose.predict).parameters)
         assert keys - {"slices", "overlap"} <= set(inspect.signature(getattr(model.ERPose, mode)).parameters)
-        assert all(not erpose_yolo.compat.is_argument(key) for key in keys), "the stock command would take it itself"
+        assert all(not erpose_yolo.upstream.compat.is_argument(key) for key in keys), "the stock command would take it itself"
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])
@@ -200,7 +200,7 @@ def test_errors_of_the_input_are_one_line_and_bugs_are_not(
     def broken(*args: object, **kwargs: object) -> None:
         return None + 1  # type: ignore[operator]
 
-    monkeypatch.setattr("erpose_yolo.predictor.select_rows", broken)
+    monkeypatch.setattr("erpose_yolo.engine.predictor.select_rows", broken)
     for extra in ([], ["slices=64"]):
         with pytest.raises(TypeError, match="unsupported operand"):
             cli.main(["predict", f"model={weights}", f"source={picture}", "imgsz=32", *extra])
@@ -228,7 +228,7 @@ def test_every_method_takes_what_the_stock_command_passes(mode: str, monkeypatch
 
     got: dict[str, object] = {}
     monkeypatch.setattr(Model, mode, lambda self, *args, **kwargs: got.update(kwargs) or "")
-    monkeypatch.setattr("erpose_yolo.exporter._Work.publish", lambda self, made: made)
+    monkeypatch.setattr("erpose_yolo.export.exporter._Work.publish", lambda self, made: made)
     given = {"model": "erpose-n.yaml", "imgsz": 64, "data": "synth-people.yaml", "format": "torchscript", "task": "pose"}
     if mode in ("predict", "track"):
         given |= {"source": "a.jpg"}

@@ -26,7 +26,7 @@ def made(source: str, module: str) -> Callable[[], Any]:
 @pytest.mark.parametrize(
     "error", ["SyntaxError", "ValueError", "TypeError", "KeyError", "ModuleNotFoundError", "FileNotFoundError"]
 )
-@pytest.mark.parametrize("module", ["erpose_yolo.config", "ultralytics.cfg"])
+@pytest.mark.parametrize("module", ["erpose_yolo.method.settings", "ultralytics.cfg"])
 def test_what_the_packages_raise_is_of_the_input(error: str, module: str) -> None:
     assert is_input_error(caught(made(f"raise {error}(\n        'conf must be\\n a number'\n    )", module)))
 
@@ -34,14 +34,14 @@ def test_what_the_packages_raise_is_of_the_input(error: str, module: str) -> Non
 @pytest.mark.parametrize(
     ("source", "module"),
     [
-        ("None + 1", "erpose_yolo.decode"),  # the interpreter's TypeError
-        ("int('x')", "erpose_yolo.decode"),  # a ValueError of C code
-        ("{}['x']", "erpose_yolo.decode"),
-        ("assert False, 'a sentence'", "erpose_yolo.decode"),
+        ("None + 1", "erpose_yolo.method.decode"),  # the interpreter's TypeError
+        ("int('x')", "erpose_yolo.method.decode"),  # a ValueError of C code
+        ("{}['x']", "erpose_yolo.method.decode"),
+        ("assert False, 'a sentence'", "erpose_yolo.method.decode"),
         ("assert False", "ultralytics.engine"),
         ("raise ValueError('shapes')", "numpy.linalg"),
-        ("raise RuntimeError('disk full')", "erpose_yolo.exporter"),
-        ("import no_such_module_at_all", "erpose_yolo.exporter"),
+        ("raise RuntimeError('disk full')", "erpose_yolo.export.exporter"),
+        ("import no_such_module_at_all", "erpose_yolo.export.exporter"),
     ],
 )
 def test_bugs_are_not(source: str, module: str) -> None:

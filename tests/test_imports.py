@@ -133,7 +133,7 @@ def test_every_rule_has_modules_to_apply_to() -> None:
         ("oks", "from ultralytics.utils import ops"),
         ("losses", "def f():\n    import cv2"),
         ("config", "import torch"),
-        ("oks", "from erpose_yolo.decode import decode_joints"),
+        ("oks", "from erpose_yolo.method.decode import decode_joints"),
         ("decode", "from . import losses"),
         ("decode", "from erpose_yolo import assigner"),
         ("head", "from .network import ERPoseModel"),
@@ -173,4 +173,4 @@ def test_importing_the_package_imports_nothing_heavy(repo: Path) -> None:
     )
     # -S: without site-packages, whose own .pth files may import anything
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["[]", "erpose_yolo.config False"]
+    assert done.stdout.split("\n")[:2] == ["[]", "erpose_yolo.method.settings False"]

@@ -85,8 +85,8 @@ def test_wheel_holds_what_it_should_and_no_more(built: Path, repo: Path) -> None
 def test_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "erpose_yolo/autoload.pth"} <= names
-    assert {"erpose_yolo/compat.py", "cfg/models/erpose.yaml", "cfg/datasets/synth-people.yaml"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "erpose_yolo/upstream/autoload.pth"} <= names
+    assert {"erpose_yolo/upstream/compat.py", "cfg/models/erpose.yaml", "cfg/datasets/synth-people.yaml"} <= names
     assert not [name for name in names if "__pycache__" in name]
     assert [name for name in names if name.endswith(".pt")] == ["cfg/weights/erpose-n.pt"]
 

@@ -668,7 +668,7 @@ ELSEWHERE = {  # keys of other modes, which the stock code of this mode does not
 }
 HANDED_ON = {
     "train": "save_txt save_conf show_labels show_conf visualize augment dnn",  # to the validator: probed there
-    "export": "data fraction split",  # to the calibration of 8-bit formats: tests/test_export.py
+    "export": "data fraction split",  # to the calibration of 8-bit formats: tests/export/test_exporter.py
     "benchmark": f"{_FILES} {_VALIDATION} {_PREDICTION} rect show_labels show_conf augment visualize classes compile channels_last "
     "dnn conf max_det batch task agnostic_nms",  # are those of its predict and val, which do not get them from here
 }
@@ -676,7 +676,7 @@ NAMED = {
     "mode": "is the command",
     "model": "is what each run is given",
     "cfg": "test_shell; train has a probe",
-    "resume": "tests/test_resume.py",
+    "resume": "tests/engine/test_resume.py",
     "time": "test_time_limit_lets_the_schedules_arrive",
     "profile": "test_profile",
     "dnn": "test_opencv_dnn",

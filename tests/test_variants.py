@@ -12,8 +12,8 @@ from test_network import CROWD, batch_of, dense_rows_of, pictures
 from torch import Tensor
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from erpose_yolo.network import load_model_yaml
-from erpose_yolo.oks import kernel
+from erpose_yolo.method.oks import kernel
+from erpose_yolo.nn.network import load_model_yaml
 
 
 @pytest.fixture(scope="module")

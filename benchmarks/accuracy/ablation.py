@@ -21,10 +21,10 @@ from ultralytics.utils import TQDM
 from ultralytics.utils.nms import non_max_suppression
 
 from benchmarks import common
-from erpose_yolo.data.skeletons import flip_from_names
-from erpose_yolo.metrics.coco import NAMES, from_arrays, keypoint_ap
+from erpose_yolo.data.skeletons import COCO_17, flip_from_names
+from erpose_yolo.method.oks import sigmas_for
+from erpose_yolo.metrics.coco import from_arrays, keypoint_ap
 from erpose_yolo.metrics.crowding import measure_crowding
-from erpose_yolo.oks import sigmas_for
 
 DATA = Path(__file__).parent / "synth-walk.yaml"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ def flipped(sample: Sample) -> Sample:
     """A sample with left and right swapped."""
     image, boxes, keypoints = sample
     width = image.shape[2]
-    boxes, keypoints = boxes.copy(), keypoints[:, flip_from_names(NAMES)[0]]
+    boxes, keypoints = boxes.copy(), keypoints[:, flip_from_names(COCO_17.names)[0]]
     boxes[:, 0] = width - boxes[:, 0]
     keypoints[..., 0] = np.where(keypoints[..., 2] > 0, width - keypoints[..., 0], 0)
     return image[:, :, ::-1].copy(), boxes, keypoints

@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy.calibrate --weights best.pt --reference yolo26n-pose.pt --data coco-people.yaml
 
-Persons are sorted by the root of the score times the expected OKS (erpose_yolo/decode.py, ``confidence``). Thresholds that people
+Persons are sorted by the root of the score times the expected OKS (decode.confidence). Thresholds that people
 know from other models need not fit that: the root lifts the neighbours of a person's best cell, the OKS lowers everybody. An
 affine map of the score's logit, ``a * logit + b``, is fitted so that both models pass equally many persons at these thresholds, on
 a sample of **training** photos, and folded into the last convolutions of the score towers: no operation is added, and every export
@@ -61,7 +61,7 @@ def measure(weights: str | Path, photos: Sequence[str], **options: Any) -> tuple
     """
     model = ERPose(str(weights))
     head = model.model.model[-1]
-    if not head.settings.deploys_spread:
+    if head.confidence != "expected_oks":
         raise ValueError(f"{weights} sorts persons by the score alone, which a map of it cannot calibrate against an OKS.")
     logits, quality = [], []
 
@@ -70,7 +70,7 @@ def measure(weights: str | Path, photos: Sequence[str], **options: Any) -> tuple
         head.dense = True
         sorted_by = head.rows(output[1])[..., 4].double()
         head.dense = False
-        logit = output[1]["one2one"].double().amax(1)
+        logit = output[1].one2one_scores.double().amax(1)
         some = logit > LEAST
         logits.append(logit[some].cpu().numpy())
         quality.append((sorted_by / logit.sigmoid().sqrt())[some].cpu().numpy())

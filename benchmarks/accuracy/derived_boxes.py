@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from erpose_yolo.decode import default_margins, derive_boxes, fit_margins
-from erpose_yolo.losses import box_overlap
+from erpose_yolo.method.boxes import default_margins, derive_boxes, fit_margins
+from erpose_yolo.method.losses import box_overlap
 
 
 def people(data: str, split: str, size: int) -> tuple[torch.Tensor, torch.Tensor]:

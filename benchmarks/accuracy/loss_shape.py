@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks import common
-from erpose_yolo.losses import MIN_LOG_SPREAD, smooth_oks_loss
+from erpose_yolo.method.losses import MIN_LOG_SPREAD, smooth_oks_loss
 
 PERSONS = {"small, 24 px": 24.0, "medium, 64 px": 64.0, "large, 256 px": 256.0}  # square root of the area
 SIGMA = 0.072  # an elbow, the middle of COCO's sigmas

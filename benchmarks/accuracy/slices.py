@@ -32,11 +32,11 @@ from erpose_yolo import ERPose
 from erpose_yolo.data.synth import background, scene
 from erpose_yolo.data.synth.camera import Camera
 from erpose_yolo.data.synth.raster import rasterise
+from erpose_yolo.engine.slicing import tiles
+from erpose_yolo.method.oks import object_area, sigmas_for
 from erpose_yolo.metrics.matching import AREA_RANGES, match, pair_oks
 from erpose_yolo.metrics.predictions import Predictions, extent_area
 from erpose_yolo.metrics.truth import AREA_OF_LABELS, GroundTruth
-from erpose_yolo.oks import object_area, sigmas_for
-from erpose_yolo.slicing import tiles
 
 VERSION = 1  # raise when the images of a seed change, so that cached ones are made anew
 HEIGHTS = (15, 2000)  # px, of a person's whole silhouette

@@ -48,8 +48,8 @@ from benchmarks.accuracy import moving_people
 from benchmarks.common import modes
 from erpose_yolo import ERPose
 from erpose_yolo.data.synth.scene import box_iou
-from erpose_yolo.oks import object_area, oks, sigmas_for
-from erpose_yolo.smoothing import PoseSmoother
+from erpose_yolo.engine.smoothing import PoseSmoother
+from erpose_yolo.method.oks import object_area, oks, sigmas_for
 
 Clip = list[moving_people.Frame]
 Detector = Callable[[Clip], list[Results]]

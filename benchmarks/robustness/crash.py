@@ -24,9 +24,9 @@ from ultralytics.utils import YAML
 
 from benchmarks import common
 from erpose_yolo import ERPose
-from erpose_yolo.checkpoint import state_of
 from erpose_yolo.data.synth import SynthConfig, generate
-from erpose_yolo.trainer import ERPoseTrainer
+from erpose_yolo.engine.checkpoint import state_of
+from erpose_yolo.engine.trainer import ERPoseTrainer
 
 FORK = multiprocessing.get_context("fork")  # a new process without importing everything anew
 KEYPOINTS = {"kpt_shape": [17, 3], "flip_idx": [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]}

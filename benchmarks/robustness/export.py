@@ -27,7 +27,7 @@ from ultralytics.engine.exporter import export_formats
 from ultralytics.utils import ASSETS
 
 from benchmarks import common
-from erpose_yolo import exporter
+from erpose_yolo.export import exporter
 from erpose_yolo.model import ERPose
 
 HALF, INT8, DYNAMIC, BATCH, WIDE = {"quantize": 16}, {"quantize": 8}, {"dynamic": True}, {"batch": 2}, {"imgsz": [224, 160]}

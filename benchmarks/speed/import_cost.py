@@ -44,7 +44,7 @@ def wall_ms(python: Path, environment: dict[str, str]) -> float:
 
 def has_hook(python: Path, environment: dict[str, str]) -> bool:
     """Tell whether this Python has imported the hook by itself."""
-    code = "import sys; print('erpose_yolo.autoload' in sys.modules)"
+    code = "import sys; print('erpose_yolo.upstream.autoload' in sys.modules)"
     done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip() == "True"
 

@@ -43,7 +43,7 @@ from ultralytics.utils.ops import scale_boxes, scale_coords
 from benchmarks import common
 from erpose_yolo.data.synth.config import SynthConfig
 from erpose_yolo.data.synth.dataset import picture
-from erpose_yolo.decode import select_rows
+from erpose_yolo.method.decode import select_rows
 
 OURS = ("erpose-n", "erpose8-n")
 MODELS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import memory_of
-from erpose_yolo.network import to_targets
+from erpose_yolo.nn.network import to_targets
 
 
 def summary(record: common.Record) -> str:

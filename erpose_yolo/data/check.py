@@ -31,22 +31,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from erpose_yolo.data.convert.files import (
-    IMAGE_SUFFIXES,
-    SPLITS,
-    DataError,
-    DataYaml,
-    Progress,
-    YamlError,
-    label_of,
-    load_data_yaml,
-    picture_folder_of,
-    picture_size,
-    pictures_of,
-)
+from erpose_yolo.data.data_yaml import SPLITS, DataError, DataYaml, YamlError, load_data_yaml
+from erpose_yolo.data.images import IMAGE_SUFFIXES, label_of, picture_folder_of, picture_size, pictures_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
+from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import (
-    DEFAULT_SIGMA,
     LEFT,
     MIDDLE,
     RIGHT,
@@ -57,6 +46,7 @@ from erpose_yolo.data.skeletons import (
     limbs_ok,
     sides_of,
 )
+from erpose_yolo.method.sigmas import DEFAULT_SIGMA
 
 ROUNDING = 1e-5  # label files have five or six digits
 BOX_SLACK = 0.01  # corners of boxes: Ultralytics' own tolerance

@@ -13,7 +13,7 @@ from ultralytics.data.utils import check_image, get_hash
 from ultralytics.utils import colorstr
 from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
-from erpose_yolo.data.convert.files import UNDECODED, picture_size
+from erpose_yolo.data.images import UNDECODED, picture_size
 from erpose_yolo.data.labels import ColumnError, LabelError, parse_labels
 from erpose_yolo.data.skeletons import read_kpt_shape
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from erpose_yolo.data.skeletons import DEFAULT_SIGMA, flip_from_names, known_skeleton, sides_of
+from erpose_yolo.data.skeletons import flip_from_names, known_skeleton, sides_of
+from erpose_yolo.method.sigmas import DEFAULT_SIGMA
 
 MOST = 1000  # more keypoints than any network of this package is meant for: a typing error
 

@@ -192,8 +192,8 @@ def complete_boxes(boxes: np.ndarray, joints: np.ndarray, size: tuple[int, int])
     """
     import torch  # late: the command line tools read labels, too, and start at once
 
-    from erpose_yolo.decode import default_margins, derive_boxes
-    from erpose_yolo.oks import MIN_ASPECT
+    from erpose_yolo.method.boxes import default_margins, derive_boxes
+    from erpose_yolo.method.oks import MIN_ASPECT
 
     need = np.isnan(boxes).any(axis=1) & (joints[..., 2] > 0).any(axis=1)
     if not need.any():

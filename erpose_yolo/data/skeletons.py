@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from erpose_yolo.method.sigmas import COCO_SIGMAS, CROWDPOSE_SIGMAS
+
 Limbs = tuple[tuple[int, int], ...]
 
 LEFT, MIDDLE, RIGHT = "left", "", "right"
-
-DEFAULT_SIGMA = 0.07  # oks.DEFAULT_SIGMA, whose module must import torch; a test keeps the two equal
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Skeleton:
         return flip_from_names(self.names)[0]
 
 
-# Joints and limbs: COCO keypoint annotations 2017. Sigmas: pycocotools.cocoeval.Params (a test compares them with
-# oks.COCO_SIGMAS, which must import torch).
+# Keypoints and limbs: COCO keypoint annotations 2017.
 COCO_17 = Skeleton(
     "COCO-17",
     (
@@ -55,13 +54,10 @@ COCO_17 = Skeleton(
         (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
         (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
     ),
-    (
-        0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
-        0.089,
-    ),
+    COCO_SIGMAS,
 )  # fmt: skip
 
-# Joints: CrowdPose annotations. Sigmas: CrowdPose's evaluation, COCO's for the joints that both have. Limbs: ours, since
+# Keypoints: CrowdPose annotations. Limbs: ours, since
 # the `skeleton` in CrowdPose's own files is COCO's and points past the 14 joints.
 CROWDPOSE_14 = Skeleton(
     "CrowdPose-14",
@@ -73,7 +69,7 @@ CROWDPOSE_14 = Skeleton(
         (12, 13), (13, 0), (13, 1), (0, 2), (2, 4), (1, 3), (3, 5), (0, 6), (1, 7), (6, 7), (6, 8), (8, 10), (7, 9),
         (9, 11),
     ),
-    (0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079),
+    CROWDPOSE_SIGMAS,
 )  # fmt: skip
 
 KNOWN = (COCO_17, CROWDPOSE_14)

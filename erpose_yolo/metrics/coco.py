@@ -12,16 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from erpose_yolo.method.oks import sigmas_for
+from erpose_yolo.method.sigmas import COCO_SIGMAS, DEFAULT_SIGMA
 from erpose_yolo.metrics.matching import Curves, Matches, accumulate, match
 from erpose_yolo.metrics.predictions import MAX_DETS, Predictions, extent_area, to_records
 from erpose_yolo.metrics.truth import GroundTruth
-from erpose_yolo.oks import COCO_SIGMAS, DEFAULT_SIGMA, sigmas_for
 
-NAMES = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
 STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 
 

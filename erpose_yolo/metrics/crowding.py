@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from erpose_yolo.method.oks import BOX_FILL
 from erpose_yolo.metrics.matching import AREA_RANGES, Matches, match, pair_oks
 from erpose_yolo.metrics.predictions import Predictions, best
 from erpose_yolo.metrics.truth import GroundTruth
-from erpose_yolo.oks import BOX_FILL
 
 DEPLOYED_SCORE = 0.25  # Ultralytics' default conf of predict and track
 DUPLICATE_OKS = 0.7  # the box IoU from which Ultralytics' NMS takes two detections for one, as an OKS

@@ -12,16 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from erpose_yolo.method.sigmas import CROWDPOSE_SIGMAS
 from erpose_yolo.metrics.coco import protocol
 from erpose_yolo.metrics.matching import Matches, accumulate, match
 from erpose_yolo.metrics.predictions import MAX_DETS, Predictions
 from erpose_yolo.metrics.truth import GroundTruth
 
-NAMES = (
-    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
-    "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "head", "neck",
-)  # fmt: skip
-SIGMAS = (0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089, 0.079, 0.079)
 STATS = ("AP", "AP50", "AP75", "AR", "AR50", "AR75", "AP_easy", "AP_medium", "AP_hard")
 
 # Crowd index below which an image is easy, and from which on it is hard: xtcocotools' evaluation, which all published
@@ -77,7 +73,7 @@ def as_crowdpose(truth: GroundTruth) -> GroundTruth:
 def evaluate_crowdpose(
     truth: GroundTruth,
     predictions: Predictions,
-    sigmas: np.ndarray | Sequence[float] = SIGMAS,
+    sigmas: np.ndarray | Sequence[float] = CROWDPOSE_SIGMAS,
     log: Callable[[str], object] | None = print,
 ) -> dict[str, float]:
     """CrowdPose's metrics.

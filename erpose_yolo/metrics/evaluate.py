@@ -21,14 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from erpose_yolo import catalog, compat
+from erpose_yolo import catalog
+from erpose_yolo.data.skeletons import CROWDPOSE_14, names_of
 from erpose_yolo.errors import is_input_error, suggestion
+from erpose_yolo.method.oks import describe_sigmas
 from erpose_yolo.metrics import coco, crowding, crowdpose, joints, plots
+from erpose_yolo.metrics.exact import ExactPose, load_annotations
 from erpose_yolo.metrics.matching import accumulate, match
 from erpose_yolo.metrics.predictions import Predictions, read_predictions, write_json
 from erpose_yolo.metrics.truth import GroundTruth, from_labels
-from erpose_yolo.metrics.validation import ExactPose, load_annotations
-from erpose_yolo.oks import describe_sigmas
+from erpose_yolo.upstream import compat
 
 IMGSZ = 640  # a checkpoint's own would make models incomparable
 
@@ -184,26 +186,16 @@ def _folder(save_dir: str | Path | None) -> Path:
     return folder
 
 
-def joint_names(info: Mapping[str, Any], k: int) -> list[str]:
-    """Names of the joints: the data YAML's ``kpt_names`` (of the first class), CrowdPose's, or numbers."""
-    names = info.get("kpt_names")
-    if isinstance(names, Mapping):
-        names = next(iter(names.values()), None)
-    if isinstance(names, (list, tuple)) and len(names) == k:
-        return [str(name) for name in names]
-    return list(coco.NAMES) if k == len(coco.NAMES) else [f"joint {j}" for j in range(k)]
-
-
 def is_crowdpose(truth: GroundTruth, info: Mapping[str, Any]) -> bool:
     """Whether a data set is CrowdPose or built like it: 14 joints, and its crowd index, joint names or sigmas."""
     k = truth.joints.shape[1]
-    if k != len(crowdpose.SIGMAS):
+    if k != len(CROWDPOSE_14.names):
         return False
     sigmas = info.get("kpt_oks_sigmas")
     return (
         truth.crowd_index is not None
-        or joint_names(info, k) == list(crowdpose.NAMES)
-        or (sigmas is not None and np.allclose(sigmas, crowdpose.SIGMAS))
+        or names_of(info.get("kpt_names"), k) == list(CROWDPOSE_14.names)
+        or (sigmas is not None and np.allclose(sigmas, CROWDPOSE_14.sigmas))
     )
 
 
@@ -220,8 +212,8 @@ def _measure(
     k = truth.joints.shape[1]
     crowd = protocol == "crowdpose" or (protocol == "auto" and is_crowdpose(truth, info))
     custom = info.get("kpt_oks_sigmas")
-    if crowd and custom is None and k == len(crowdpose.SIGMAS):
-        custom = crowdpose.SIGMAS
+    if crowd and custom is None and k == len(CROWDPOSE_14.sigmas):
+        custom = CROWDPOSE_14.sigmas
     sigmas = coco.exact_sigmas(k, custom)
     index, origin = crowdpose.with_crowd_index(truth)
 
@@ -244,7 +236,7 @@ def _measure(
 
     cost = crowding.measure_crowding(truth, found, sigmas, score)
     rows = crowding.against_index(cost, index)
-    names = joint_names(info, k)
+    names = names_of(info.get("kpt_names"), k)
     per_joint = joints.measure_joints(truth, cost.shown, cost.matches, sigmas)
     print("\nCrowds\n" + crowding.table(cost, rows, origin, score))
     if not crowd:

@@ -2,7 +2,7 @@
 
 pycocotools.cocoeval (``computeOks``, ``evaluateImg``, ``accumulate``) is the definition. Its loops over images,
 thresholds, predictions and persons are array operations here, and the same additions are made in the same order, so
-figures agree to the last bit; tests/test_metrics_coco.py holds the two against each other.
+figures agree to the last bit; tests/metrics/test_coco.py holds the two against each other.
 
 Shapes: I images, N persons, M predictions (at most ``max_dets`` per image), K joints, T OKS thresholds, A area ranges,
 R recall levels, G persons in one image.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from erpose_yolo.oks import BOX_FILL, MIN_AREA, MIN_ASPECT, object_area
+from erpose_yolo.method.oks import BOX_FILL, MIN_AREA, MIN_ASPECT, object_area
 
 AREA_OF_ANNOTATIONS = "segment area of the annotations"
 AREA_OF_BOXES = f"{BOX_FILL} x width x height of the annotated box"

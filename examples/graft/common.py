@@ -21,25 +21,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from erpose_yolo.data.skeletons import flip_from_names
+from erpose_yolo.data.skeletons import COCO_17, flip_from_names
 from erpose_yolo.data.synth import SynthConfig
 from erpose_yolo.data.synth.dataset import picture
-from erpose_yolo.decode import (
+from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
+from erpose_yolo.method.decode import (
     HeadOutputs,
     PoseOutputs,
     assemble_rows,
     confidence,
-    decode_boxes,
     decode_joints,
-    default_margins,
-    derive_boxes,
     expected_oks,
     make_cells,
     select_rows,
 )
-from erpose_yolo.losses import ERPoseLoss, Scene, Side, Targets, box_overlap, plain_oks_loss
-from erpose_yolo.metrics.coco import NAMES, keypoint_ap
-from erpose_yolo.oks import mean_over_labelled, object_area, sigmas_for
+from erpose_yolo.method.losses import ERPoseLoss, Scene, Side, Targets, box_overlap, plain_oks_loss
+from erpose_yolo.method.oks import mean_over_labelled, object_area, sigmas_for
+from erpose_yolo.metrics.coco import keypoint_ap
 
 STYLES = ("erpose", "stock")
 SIZE = 96  # pixels, the side of a picture
@@ -148,10 +146,10 @@ class Graft(nn.Module):
     def __init__(self, trunk: Trunk, style: str) -> None:
         super().__init__()
         self.trunk, self.strides = trunk, [float(s) for s in trunk.strides]
-        self.head = PoseHead(trunk.channels, len(NAMES), style)
+        self.head = PoseHead(trunk.channels, len(COCO_17.names), style)
         for norm in (m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.momentum = 0.1  # SSDLite has 0.03 and D0 0.01: running statistics would lag behind short trainings
-        self.criterion = (ERPoseLoss if style == "erpose" else StockLoss)(sigmas_for(len(NAMES)), self.strides)
+        self.criterion = (ERPoseLoss if style == "erpose" else StockLoss)(sigmas_for(len(COCO_17.names)), self.strides)
 
     def forward(self, images: Tensor) -> HeadOutputs:
         """Raw outputs from (B, 3, S, S) uint8 RGB."""
@@ -209,7 +207,7 @@ def pictures(file: Path | None) -> tuple[list[Sample], list[Sample]]:
 def flipped(sample: Sample) -> Sample:
     image, boxes, joints = sample
     width = image.shape[2]
-    joints = joints[:, flip_from_names(NAMES)[0]] * (-1, 1, 1) + (width, 0, 0)
+    joints = joints[:, flip_from_names(COCO_17.names)[0]] * (-1, 1, 1) + (width, 0, 0)
     return image[..., ::-1], (boxes * (-1, 1, -1, 1) + (width, 0, width, 0))[:, [2, 1, 0, 3]], joints
 
 
@@ -235,7 +233,7 @@ def evaluate(model: Graft, samples: Sequence[Sample]) -> dict[str, float]:
     model.train()
     truth = [(joints, object_area(torch.tensor(boxes)).numpy()) for _, boxes, joints in samples]
     found = [(r[:, 6:].unflatten(1, (-1, 3)).numpy(), r[:, 4].numpy()) for r in rows]
-    return keypoint_ap(truth, found, sigmas_for(len(NAMES)).numpy())
+    return keypoint_ap(truth, found, sigmas_for(len(COCO_17.names)).numpy())
 
 
 def train(

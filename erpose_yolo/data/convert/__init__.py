@@ -16,7 +16,7 @@ How the annotations become rows:
 * Visibility stays 0, 1, 2. A joint with 0 is written `0 0 0`, wherever it was.
 * **Ignore regions.** A crowd region (`iscrowd: 1`) and a person without a labelled joint become an ordinary row with
   their box and all joints `0 0 0`. Training in this package makes an ignore region of such a row: what is found there is
-  neither a hit nor background (``erpose_yolo.network.to_targets``). Stock Ultralytics accepts the row too.
+  neither a hit nor background (``erpose_yolo.nn.network.to_targets``). Stock Ultralytics accepts the row too.
 * Boxes are clipped to the picture. Joints outside of it are moved onto its edge if within 1 px, else they become
   unlabelled, as they are in augmented pictures in any case. A person with joints and without a box gets the joints' box.
 * A picture without annotations gets an empty label file: it is background, and known to be.
@@ -38,8 +38,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from erpose_yolo.data.convert.box_free import generate_box_free, strip_boxes
-from erpose_yolo.data.convert.files import SPLITS, DataError
 from erpose_yolo.data.convert.stream import JsonError, JsonStream
+from erpose_yolo.data.data_yaml import SPLITS, DataError
 
 __all__ = ["DataError", "JsonError", "JsonStream", "generate_box_free", "main", "strip_boxes"]
 
@@ -93,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _to_labels(args: argparse.Namespace) -> int:
-    from erpose_yolo.data.convert.files import load_data_yaml
     from erpose_yolo.data.convert.from_coco import convert
+    from erpose_yolo.data.data_yaml import load_data_yaml
 
     done = convert(
         file=args.file,

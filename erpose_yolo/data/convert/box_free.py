@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from erpose_yolo.data.convert.files import DataError
+from erpose_yolo.data.data_yaml import DataError
 
 
 def strip_boxes(labels: Path, joints: int, dims: int = 3) -> int:

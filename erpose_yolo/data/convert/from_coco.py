@@ -24,23 +24,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from erpose_yolo.data.convert.files import (
-    DataError,
-    Progress,
-    install,
-    load_data_yaml,
-    safe_relative,
-)
+from erpose_yolo.data.convert.files import install, safe_relative
 from erpose_yolo.data.convert.stream import JsonStream
+from erpose_yolo.data.data_yaml import DataError, load_data_yaml
 from erpose_yolo.data.labels import Array
-from erpose_yolo.data.skeletons import (
-    CROWDPOSE_14,
-    DEFAULT_SIGMA,
-    flip_from_names,
-    joint_names,
-    known_skeleton,
-    side_of,
-)
+from erpose_yolo.data.progress import Progress
+from erpose_yolo.data.skeletons import CROWDPOSE_14, flip_from_names, joint_names, known_skeleton, side_of
+from erpose_yolo.method.sigmas import DEFAULT_SIGMA
 
 # Not needed for keypoint evaluation, and nine tenths of the file
 DROPPED = ("segmentation",)
@@ -546,7 +536,7 @@ def _to_rows(
 def _boxes_of_joints(joints: Array, label: NDArray[np.bool_], size: Array) -> tuple[Array, Array]:
     """Corners (N, 2), (N, 2) in pixels around the labelled joints, no side shorter than a quarter of the other or 4 px.
 
-    The same least aspect as the area rule of :mod:`erpose_yolo.oks` takes.
+    The same least aspect as the area rule of :mod:`erpose_yolo.method.oks` takes.
     """
     point = joints[:, :, :2] * size[:, None]
     low = np.where(label[..., None], point, np.inf).min(1)

@@ -16,17 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from erpose_yolo.data.convert.files import (
-    DataError,
-    DataYaml,
-    Progress,
-    label_of,
-    load_data_yaml,
-    picture_size,
-    pictures_of,
-)
 from erpose_yolo.data.convert.stream import JsonStream
+from erpose_yolo.data.data_yaml import DataError, DataYaml, load_data_yaml
+from erpose_yolo.data.images import label_of, picture_size, pictures_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
+from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import joint_names, known_skeleton
 
 SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are the same person
@@ -282,7 +276,7 @@ def _match(
 def _area(box: Array) -> float:
     import torch
 
-    from erpose_yolo.oks import object_area
+    from erpose_yolo.method.oks import object_area
 
     corners = torch.tensor([box[0], box[1], box[0] + box[2], box[1] + box[3]], dtype=torch.float64)
     return round(float(object_area(corners)), 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +85,7 @@ def test_folded_weights_report_mapped_confidences(weights: Path, tiny_dataset: P
 def test_scores_alone_are_refused(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     model = ERPose(weights)
     head = model.model.model[-1]
-    head.settings = replace(head.settings, confidence="score")
+    head.confidence = "score"
     model.save(tmp_path / "alone.pt")
     with pytest.raises(ValueError, match="by the score alone"):
         calibrate.measure(tmp_path / "alone.pt", photos(tiny_dataset), **SMALL)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import copy_paste
-from erpose_yolo.data.convert.files import load_data_yaml
+from erpose_yolo.data.data_yaml import load_data_yaml
 from erpose_yolo.data.skeletons import COCO_17
 from erpose_yolo.metrics.crowdpose import crowd_index
 from erpose_yolo.metrics.truth import from_annotations

@@ -11,7 +11,8 @@ import torch
 from ultralytics.engine.results import Results
 
 from benchmarks.accuracy import slices
-from erpose_yolo import slicing
+from erpose_yolo.engine import slicing
+from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.metrics.predictions import Predictions, extent_area
 
 K = 17
@@ -71,11 +72,13 @@ class Oracle:
         image = cv2.imread(source)
         if slices is None:
             return [self.see(image, imgsz)]
-        return list(
-            slicing.predict_slices(
-                lambda parts: [self.see(p, imgsz) for p in parts], iter([(source, image)]), slices, imgsz, None, overlap
-            )
-        )
+        height, width = image.shape[:2]
+        views = [(0, 0, width, height), *(v for side in slices for v in slicing.tiles(height, width, side, overlap))]
+        seen = [(self.see(image[y1:y2, x1:x2], imgsz), (x1, y1, x2, y2)) for x1, y1, x2, y2 in views]
+        poses = slicing.Poses.join([slicing.Poses.of(r, v, max(v[2] - v[0], v[3] - v[1]) / imgsz) for r, v in seen])
+        poses = poses[slicing.merge(poses, height, width, sigmas_for(K))]
+        boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
+        return [Results(image, source, {0: "person"}, boxes=boxes, keypoints=poses.joints)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Export to the formats of Ultralytics, and weights without code."""

@@ -1,0 +1,502 @@
+"""Losses of ER-Pose: smooth OKS, scores that learn pose quality, joint heatmaps, visibility.
+
+Plain torch on tensors; nothing here knows Ultralytics. All arithmetic is float32 whatever the autocast type.
+
+Shapes: B images, A cells of all levels, K joints, N persons of the batch in a row, D assigned (person, cell) pairs.
+Units: pixels of the network input, unless a name says cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed
+
+from erpose_yolo.method import assigner
+from erpose_yolo.method.assigner import NO_CELL, Candidates
+from erpose_yolo.method.boxes import decode_boxes
+from erpose_yolo.method.decode import HeadOutputs, PoseOutputs, decode_joints, make_cells
+from erpose_yolo.method.oks import kernel, mean_over_labelled, oks_error
+from erpose_yolo.method.refine import refine_picked
+
+# A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
+# and the bound keeps the gradient of a small person's joint finite.
+MIN_LOG_SPREAD = -4.0
+AT_ONCE = 32768  # candidates whose poses are looked up at a time: crowds have hundreds of thousands
+LOSS_NAMES = ("pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Persons of a batch, flattened over images.
+
+    Attributes:
+        image: (N,) image index.
+        joints: (N, K, 3) pixels and visibility; at least one joint of each labelled.
+        box: (N, 4) corners in pixels.
+        area: (N,) object area in square pixels (oks.object_area).
+        category: (N,) class index.
+        ignore_image: (I,) image index of each ignore region.
+        ignore_box: (I, 4) corners in pixels; cells inside are neither positives nor background.
+    """
+
+    image: Tensor
+    joints: Tensor
+    box: Tensor
+    area: Tensor
+    category: Tensor
+    ignore_image: Tensor
+    ignore_box: Tensor
+
+
+def bounded(log_spread: Tensor) -> Tensor:
+    """Raw spread output held above MIN_LOG_SPREAD, smoothly, so that its gradient never dies."""
+    return MIN_LOG_SPREAD + F.softplus(log_spread - MIN_LOG_SPREAD)
+
+
+def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
+    """Smooth OKS loss of single joints.
+
+    OKS measures the distance r = sqrt(2e) in tolerances. Where exp(-r^2/2) has lost its gradient a few tolerances away
+    and is flat at the joint, exp(-(sqrt(1 + (r/b)^2) - 1)) has the same value and curvature at r = 0 but an
+    exponential tail. Its negative logarithm is quadratic within b and linear beyond: the gradient is bounded by 1/b and
+    never vanishes. The spread b (in tolerances) is predicted per joint while training; the log b terms make the whole a
+    likelihood, so b follows the error down and the loss sharpens itself.
+
+    Args:
+        error: (...) e_k of the OKS formula.
+        log_spread: (...) raw output; log b is it, held above MIN_LOG_SPREAD by a softplus.
+
+    Returns:
+        (...) loss.
+    """
+    log_b = bounded(log_spread)
+    ratio = 2 * error * torch.exp(-2 * log_b)
+    return ratio / (torch.sqrt(1 + ratio) + 1) + 2 * log_b
+
+
+def plain_oks_loss(error: Tensor) -> Tensor:
+    """1 - exp(-e), the loss of YOLO-Pose (arXiv 2204.06806). Its gradient vanishes far away."""
+    return 1 - kernel(error)
+
+
+def schedule(pair: tuple[float, float], progress: float) -> float:
+    """Value of a (first, last) schedule at a share of the training in [0, 1]."""
+    if progress <= 0:
+        return pair[0]
+    return pair[1] if progress >= 1 else pair[0] + (pair[1] - pair[0]) * progress
+
+
+def normaliser(count: Tensor) -> Tensor:
+    """What a sum of losses is divided by: the count it was taken over, at least 1.
+
+    DistributedDataParallel averages gradients over processes. Divided by each process's own count, a person would weigh
+    more where there are few others; divided by the mean count, the average is the gradient of the joint batch. So every
+    process must get here in training, persons or not. Validation gives each process its own number of batches: no mean.
+    """
+    if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
+        return count.clamp(min=1)
+    total = count.detach().clone()
+    distributed.all_reduce(total)
+    return total.clamp(min=1) / distributed.get_world_size()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Assigned pairs: person index, cell index in its image, and the score target. All (D,)."""
+
+    person: Tensor
+    cell: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What assignment and losses of one batch share: targets, the grid, ignore regions, candidates."""
+
+    targets: Targets
+    shapes: Sequence[tuple[int, int]]
+    centres: Tensor  # (2, A) pixels
+    strides: Tensor  # (1, A) pixels
+    level: Tensor  # (A, 3) first cell, height and width in cells of each cell's level
+    background: Tensor  # (B, A) bool: may be taught to be background, i.e. lies in no ignore region
+    found: Candidates
+
+
+@dataclass(frozen=True)
+class Side:
+    """What the loss reads of one assignment: its outputs in float32, refinement maps of all levels in a row (B, 3K, A)."""
+
+    scores: Tensor
+    offsets: Tensor
+    visibility: Tensor
+    log_spread: Tensor
+    refinement: Tensor | None
+    box: Tensor | None
+
+    @classmethod
+    def of(cls, pose: PoseOutputs, scores: Tensor) -> Side:
+        maps = None if pose.refinement is None else torch.cat([m.flatten(2) for m in pose.refinement], 2).float()
+        box = None if pose.box is None else pose.box.float()
+        return cls(scores.float(), pose.offsets.float(), pose.visibility.float(), pose.log_spread.float(), maps, box)
+
+    def tensors(self) -> list[Tensor]:
+        every = (self.scores, self.offsets, self.visibility, self.log_spread, self.refinement, self.box)
+        return [v for v in every if v is not None]
+
+
+def box_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU (arXiv 1902.09630) of aligned boxes (D, 4), corners in pixels."""
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    both = (high - low).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - both
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1).clamp(min=1e-6)
+    iou = both / union.clamp(min=1e-6)
+    return iou, iou - (hull - union) / hull
+
+
+def outside_boxes(image: Tensor, box: Tensor, shapes: Sequence[tuple[int, int]], strides: Sequence[float], batch: int) -> Tensor:
+    """Cells whose centre lies in no box of their image.
+
+    Each box adds one to the cells inside, written as the differences at its four corners and summed up once per level: memory
+    and time grow with cells plus boxes, not with their product, and nothing is read back from the device.
+
+    Args:
+        image: (R,) image index of each box.
+        box: (R, 4) corners in pixels.
+        shapes: (height, width) in cells per level.
+        strides: pixels per cell of each level.
+        batch: B.
+
+    Returns:
+        (B, A) bool.
+    """
+    if len(image) == 0:
+        return torch.ones((batch, sum(h * w for h, w in shapes)), dtype=torch.bool, device=box.device)
+    levels = []
+    for (h, w), s in zip(shapes, strides, strict=True):
+        ends = []
+        for low, high, n in ((box[:, 0], box[:, 2], w), (box[:, 1], box[:, 3], h)):
+            centre = (torch.arange(n, device=box.device, dtype=box.dtype) + 0.5) * s
+            first = torch.searchsorted(centre, low.contiguous(), right=True)  # the first centre beyond the low side
+            ends.append((first, torch.maximum(torch.searchsorted(centre, high.contiguous()), first)))
+        steps = torch.zeros((batch, h + 1, w + 1), dtype=torch.int32, device=box.device)
+        for i, column in enumerate(ends[0]):
+            for j, row in enumerate(ends[1]):
+                one = torch.full_like(image, 1 if i == j else -1, dtype=torch.int32)
+                steps.index_put_((image, row, column), one, accumulate=True)
+        inside = steps.cumsum(1, dtype=steps.dtype).cumsum(2, dtype=steps.dtype)
+        levels.append(inside[:, :h, :w].flatten(1) == 0)
+    return torch.cat(levels, 1)
+
+
+class ERPoseLoss:
+    """Assignment and losses of one batch.
+
+    Args:
+        sigmas: (K,) OKS sigmas.
+        strides: pixels per cell of each level, finest first.
+        topk: most cells per person in the one-to-many assignment.
+        alpha: exponent of the score in the rank of a candidate.
+        beta: exponent of the pose quality in it.
+        center_sampling_window, size_range: see assigner.find_candidates.
+        dense_weight: (first, last) share of the one-to-many assignment; one-to-one has the rest.
+        pose_gain, oks_gain, aux_loss_gain, visibility_gain, heatmap_gain, box_gain: weights of the terms; oks_gain is that of
+            1 - OKS beside the smooth OKS loss, aux_loss_gain that of the pose loss of keypoints before they are refined.
+
+    Attributes:
+        tail: (first, last) tail of the OKS kernel that ranks candidates and makes score targets: wide while poses are bad.
+        score_floor: (first, last) least score target of a positive, so that no person's score starves.
+    """
+
+    tail = (1.0, 8.0)
+    score_floor = (1.0, 0.2)
+
+    def __init__(
+        self,
+        sigmas: Tensor,
+        strides: Sequence[float],
+        *,
+        topk: int = 10,
+        alpha: float = 0.5,
+        beta: float = 2.0,
+        center_sampling_window: int = 7,
+        size_range: tuple[float, float] = (2.0, 12.0),
+        dense_weight: tuple[float, float] = (0.8, 0.1),
+        pose_gain: float = 2.0,
+        oks_gain: float = 4.0,
+        aux_loss_gain: float = 0.5,
+        visibility_gain: float = 0.2,
+        heatmap_gain: float = 1.0,
+        box_gain: float = 2.0,
+    ) -> None:
+        self.sigmas = sigmas.float()
+        self.strides = [float(s) for s in strides]
+        self.topk, self.alpha, self.beta = topk, alpha, beta
+        self.center_sampling_window, self.size_range = center_sampling_window, size_range
+        self.dense_weight = dense_weight
+        self.pose_gain, self.oks_gain, self.aux_loss_gain = pose_gain, oks_gain, aux_loss_gain
+        self.visibility_gain, self.heatmap_gain, self.box_gain = visibility_gain, heatmap_gain, box_gain
+
+    def __call__(self, outputs: HeadOutputs, targets: Targets, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch.
+
+        Args:
+            outputs: raw outputs of a head.
+            targets: persons and ignore regions.
+            progress: share of the training that is over, drives the schedules.
+
+        Returns:
+            Scalar loss (a mean over persons and images, not multiplied by the batch size) and its detached, gained terms
+            by name.
+
+        Raises:
+            ValueError: the offsets are not of the targets' keypoints or of the levels' cells.
+        """
+        sides = {
+            name: Side.of(pose, scores)
+            for name, pose, scores in (
+                ("one2many", outputs.one2many, outputs.one2many_scores),
+                ("one2one", outputs.one2one, outputs.one2one_scores),
+            )
+            if pose is not None and scores is not None
+        }
+        heatmaps = None if outputs.heatmaps is None else outputs.heatmaps.float()
+        scene = self._scene(next(iter(sides.values())).offsets, targets, outputs.shapes)
+        dense = schedule(self.dense_weight, progress)
+        # every output is in the graph, persons or not (distributed training needs it); no value of it is read, as 0 * inf is NaN
+        tensors = [v for side in sides.values() for v in side.tensors()] + ([] if heatmaps is None else [heatmaps])
+        zero = sum((v[:0].sum() for v in tensors), torch.zeros((), device=scene.centres.device))
+        items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)
+
+        before: tuple[Side, Pairs] | None = None
+        for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):
+            if name not in sides:
+                continue
+            side = sides[name]
+            pairs = self.assign(name, side, scene, progress)
+            items[label] = share * self._score_loss(side.scores, pairs, scene)
+            for key, value in self._pose_terms(side, pairs, scene).items():
+                items[key] = items.get(key, zero) + share * value
+            # a pose branch that both assignments share has learnt from the dense pairs already
+            if before is not None and side.refinement is not None and outputs.one2one is not outputs.one2many:
+                items["pose_loss"] = items["pose_loss"] + share * self._sampling_loss(*before, side.refinement, scene)
+            before = side, pairs
+        if heatmaps is not None:
+            items["heat_loss"] = self.heatmap_gain * self._heatmap_loss(heatmaps, scene)
+        return sum(items.values(), zero), {k: v.detach() for k, v in items.items()}
+
+    def pose_loss(self, error: Tensor, log_spread: Tensor, labelled: Tensor) -> Tensor:
+        """Loss of whole poses: smooth OKS, and 1 - OKS beside it.
+
+        The likelihood pulls far keypoints; where a pose of a person never seen before can be one of two, it settles between
+        the two, and the metric rewards a choice.
+
+        Args:
+            error: (D, K) e_k of the OKS formula.
+            log_spread: (D, K).
+            labelled: (D, K) bool.
+
+        Returns:
+            (D,), means over labelled keypoints.
+        """
+        loss = smooth_oks_loss(error, log_spread)
+        if self.oks_gain:
+            loss = loss + self.oks_gain * plain_oks_loss(error)
+        return mean_over_labelled(loss, labelled)
+
+    def pose_quality(self, side: Side, similarity: Tensor, joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
+        """What ranks candidates beside their score.
+
+        Args:
+            side: outputs of the assignment.
+            similarity: (D,) OKS of each candidate's pose, with the kernel's present tail.
+            joints: (D, K, 2) pixels, the poses.
+            person: (D,) index of the person that the candidate is one of.
+            cell: (D,) index of the candidate in its image.
+            scene: the batch.
+
+        Returns:
+            (D,) not negative.
+        """
+        return similarity
+
+    def _scene(self, offsets: Tensor, targets: Targets, shapes: Sequence[tuple[int, int]]) -> Scene:
+        centres, strides = make_cells(shapes, self.strides, offsets)
+        if offsets.shape[3] != centres.shape[1] or offsets.shape[1] != targets.joints.shape[1]:
+            raise ValueError(
+                f"offsets must be (B, K, 2, A) with K={targets.joints.shape[1]} joints of the targets and "
+                f"A={centres.shape[1]} cells of the levels {list(shapes)}, got {tuple(offsets.shape)}"
+            )
+        background = outside_boxes(targets.ignore_image, targets.ignore_box, shapes, self.strides, len(offsets))
+        found = assigner.find_candidates(
+            targets.joints,
+            targets.area,
+            shapes,
+            self.strides,
+            center_sampling_window=self.center_sampling_window,
+            size_range=self.size_range,
+        )
+        counts = torch.tensor([h * w for h, w in shapes])
+        levels = torch.tensor([[int(counts[:i].sum()), h, w] for i, (h, w) in enumerate(shapes)])
+        level = levels.repeat_interleave(counts, 0).to(offsets.device)
+        return Scene(targets, shapes, centres, strides, level, background, found)
+
+    @torch.no_grad()
+    def assign(self, name: str, side: Side, scene: Scene, progress: float) -> Pairs:
+        """Pairs of persons and cells from the current predictions.
+
+        Args:
+            name: "one2many" or "one2one".
+            side: outputs of that assignment.
+            scene: the batch.
+            progress: share of the training that is over.
+        """
+        targets, found = scene.targets, scene.found
+        num_cells = scene.centres.shape[1]
+        person, column = found.valid.nonzero(as_tuple=True)
+        cell = found.cell[person, column]
+        some = zip(torch.split(person, AT_ONCE), torch.split(cell, AT_ONCE))
+        joints = torch.cat([self._poses(side, p, c, scene)[-1][0] for p, c in some])
+        labelled = targets.joints[person][..., 2] > 0
+        error = oks_error(joints, targets.joints[person], targets.area[person], self.sigmas.to(joints.device))
+        similarity = mean_over_labelled(kernel(error, schedule(self.tail, progress)), labelled)
+        ranked_by = self.pose_quality(side, similarity, joints, person, cell, scene)
+        score = side.scores[targets.image[person], targets.category[person], cell].sigmoid()
+
+        def table(values: Tensor) -> Tensor:
+            return values.new_zeros(found.cell.shape).index_put((person, column), values)
+
+        rank, quality = table(assigner.alignment(score, ranked_by, self.alpha, self.beta)), table(similarity)
+        floor = schedule(self.score_floor, progress)
+        if name == "one2many":
+            chosen = assigner.one_to_many(rank, found, targets.image, num_cells, self.topk)
+            p, c = chosen.nonzero(as_tuple=True)
+            # cells of one person share its best quality in proportion to their rank
+            best = (rank * chosen).amax(1).clamp(min=torch.finfo(rank.dtype).tiny)[p]
+            top = (quality * chosen).amax(1)[p]
+            target = (rank[p, c] / best) * (floor + (1 - floor) * top)
+        else:
+            column_of = assigner.one_to_one(rank, found, targets.image, num_cells)
+            p = (column_of != NO_CELL).nonzero(as_tuple=True)[0]
+            c = column_of[p]
+            target = floor + (1 - floor) * quality[p, c]
+        return Pairs(p, found.cell[p, c], target)
+
+    @staticmethod
+    def _poses(side: Side, person: Tensor, cell: Tensor, scene: Scene) -> list[tuple[Tensor, Tensor]]:
+        """Poses that cells predict in the images of the persons they are paired with.
+
+        Returns:
+            Joints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
+            place of a look-up is no matter of what was found there: the coarse joints have a loss of their own.
+        """
+        image, stride = scene.targets.image[person], scene.strides.T[cell]
+        joints = decode_joints(side.offsets[image, :, :, cell], scene.centres.T[cell], stride)
+        spread = side.log_spread[image, :, cell]
+        if side.refinement is None:
+            return [(joints, spread)]
+        moved, wider = refine_picked(joints.detach(), side.refinement, image, scene.level[cell], stride)
+        return [(joints, spread), (moved, spread + wider)]
+
+    def _pose_terms(self, side: Side, pairs: Pairs, scene: Scene) -> dict[str, Tensor]:
+        """Pose, visibility and box loss by name; each person weighs the same, however many cells learn it."""
+        targets = scene.targets
+        image, cell = targets.image[pairs.person], pairs.cell
+        wanted = targets.joints[pairs.person]
+        labelled = wanted[..., 2] > 0
+        weight = self._weight(pairs, len(targets.image))
+        losses = []
+        for joints, spread in self._poses(side, pairs.person, cell, scene):
+            error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
+            losses.append(self.pose_loss(error, spread, labelled))
+        pose = losses[-1] + self.aux_loss_gain * sum(losses[:-1], torch.zeros_like(weight))
+        logits = side.visibility[image, :, cell]
+        visible = F.binary_cross_entropy_with_logits(logits, labelled.float(), reduction="none").mean(1)
+        terms = {
+            "pose_loss": self.pose_gain * (pose * weight).sum(),
+            "kobj_loss": self.visibility_gain * (visible * weight).sum(),
+        }
+        if side.box is not None:
+            sides = side.box[image, :, cell]  # (D, 4)
+            boxes = decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T
+            terms["box_loss"] = self.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
+        return terms
+
+    def _sampling_loss(self, dense: Side, pairs: Pairs, refinement: Tensor, scene: Scene) -> Tensor:
+        """Pose loss of the deployed refinement maps where the dense assignment's keypoints sample them.
+
+        A person's one cell samples each keypoint at one place; its ten dense cells sample at ten, and what the maps say there
+        is right or wrong whoever asks. The dense branch learns nothing here.
+        """
+        targets = scene.targets
+        image, wanted = targets.image[pairs.person], targets.joints[pairs.person]
+        joints, spread = self._poses(replace(dense, refinement=None), pairs.person, pairs.cell, scene)[0]
+        stride = scene.strides.T[pairs.cell]
+        moved, wider = refine_picked(joints.detach(), refinement, image, scene.level[pairs.cell], stride)
+        error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))
+        loss = self.pose_loss(error, spread.detach() + wider, wanted[..., 2] > 0)
+        weight = self._weight(pairs, len(targets.image))
+        return self.pose_gain * (loss * weight).sum()
+
+    @staticmethod
+    def _weight(pairs: Pairs, persons: int) -> Tensor:
+        """(D,) weights of pairs: each person weighs the same, however many cells learn it, and all sum to 1."""
+        count = torch.bincount(pairs.person, minlength=persons)
+        weight = 1 / count[pairs.person].float()
+        return weight / normaliser(weight.sum())
+
+    @staticmethod
+    def _score_loss(scores: Tensor, pairs: Pairs, scene: Scene) -> Tensor:
+        """Binary cross-entropy of all cells but those in ignore regions, per unit of positive target."""
+        wanted = torch.zeros_like(scores)
+        wanted[scene.targets.image[pairs.person], scene.targets.category[pairs.person], pairs.cell] = pairs.target
+        keep = scene.background[:, None] | (wanted > 0)
+        loss = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        return (loss * keep).sum() / normaliser(wanted.sum())
+
+    def _heatmap_loss(self, logits: Tensor, scene: Scene) -> Tensor:
+        """Penalty-reduced focal loss of joint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled joint."""
+        wanted = heatmap_targets(scene.targets, self.sigmas, scene.shapes[0], self.strides[0], logits)
+        keep = scene.background[:, None, : logits.shape[2]]
+        peak = wanted == 1
+        margin = torch.where(peak, logits, -logits)  # log-odds of being right
+        weight = torch.where(peak, 1.0, (1 - wanted) ** 4 * keep)
+        loss = weight * (-margin).sigmoid().square() * -F.logsigmoid(margin)  # no clamped log: it has no gradient at -12
+        return loss.sum() / normaliser(peak.sum())
+
+
+def heatmap_targets(targets: Targets, sigmas: Tensor, shape: tuple[int, int], stride: float, like: Tensor) -> Tensor:
+    """Gaussian bumps on the finest level, one map per joint.
+
+    The bump's width is the joint's OKS tolerance, held between 0.6 and 2 cells, so a map is as sharp as the metric asks
+    and the level allows. Where bumps meet the higher one stays.
+
+    Args:
+        targets: persons of the batch.
+        sigmas: (K,) OKS sigmas.
+        shape: (height, width) of the level in cells.
+        stride: pixels per cell.
+        like: (B, K, height * width), gives shape, type and device.
+
+    Returns:
+        (B, K, height * width) in [0, 1]; exactly 1 in the cell that holds a labelled joint.
+    """
+    k, (h, w) = like.shape[1], shape
+    out = like.new_zeros(like.shape)  # row-major also where the backbone works in channels_last
+    reach = torch.arange(-4, 5, device=like.device)
+    dx, dy = reach.repeat(9), reach.repeat_interleave(9)
+    person, joint = (targets.joints[..., 2] > 0).nonzero(as_tuple=True)
+    xy = targets.joints[person, joint, :2]
+    spread = targets.area[person].sqrt() * 2 * sigmas.to(like.device)[joint]
+    column, row = (xy / stride).floor().long().unbind(1)
+    std = (spread / stride).clamp(0.6, 2.0)[:, None]
+    value = torch.exp(-(dx * dx + dy * dy) / (2 * std * std))  # (J, 81)
+    x, y = column[:, None] + dx, row[:, None] + dy
+    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    where = (targets.image[person, None] * k + joint[:, None]) * (h * w) + y * w + x
+    out.view(-1).scatter_reduce_(0, where[inside], value[inside].to(out.dtype), "amax")
+    return out

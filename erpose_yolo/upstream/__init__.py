@@ -1,0 +1,1 @@
+"""Every touch of what Ultralytics does not promise to keep, and nothing else."""

@@ -1,7 +1,16 @@
-"""ER-Pose for ultralytics: real-time human pose from joints alone, without a box branch and without NMS.
+"""ER-Pose for ultralytics: real-time multi-person pose from keypoints alone, without a box branch and without NMS.
 
-Importing this package imports neither torch nor ultralytics: every Python start does it, by way of ``autoload.pth``.
-The public names below are imported from their modules when they are first asked for.
+    model.py, cli.py   ERPose, what users hold; the ``erpose`` command
+    method/            the method in plain torch: OKS, assignment, losses, decode, refinement, derived boxes, settings
+    nn/                head and network
+    engine/            training, validation, prediction; checkpoints, slices, tracking, smoothing
+    export/            exports to every format, quantisation, safetensors
+    data/              data YAML, labels, images, skeletons, the data set; check, convert, init, synthetic people
+    metrics/           COCO and CrowdPose AP, duplicates and misses, ``erpose eval``
+    upstream/          what is touched of ultralytics beyond its public API, and the hook that attaches this package to it
+
+Imports run one way, from method/ up to cli.py (tests/test_imports.py). Importing this package imports neither torch nor
+ultralytics: every Python start does it, by way of ``autoload.pth``. Public names are imported when they are first asked for.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ that are trained nor the gradients that wait for their optimiser step. The train
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,9 @@ import torch
 from ultralytics.utils.patches import torch_load
 from ultralytics.utils.torch_utils import unwrap_model
 
+from erpose_yolo.files import written_whole
+
 STATE = "erpose_state"
-
-
-def publish(part: Path, file: Path) -> None:
-    """Give a complete file its final name: after a power cut there is the old file or the new one, whole.
-
-    Args:
-        part: what was written, on the same disk as ``file``.
-        file: its name from now on; what had it is replaced.
-    """
-    with open(part, "rb+") as handle:
-        os.fsync(handle.fileno())  # else the name may reach the disk before the content
-    os.replace(part, file)
-    if os.name == "posix":  # the rename itself; elsewhere a folder cannot be opened
-        folder = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def state_of(trainer: Any) -> dict[str, Any]:
@@ -84,6 +67,5 @@ def restore(trainer: Any, state: dict[str, Any], write_results: bool) -> None:
     for index in state["buffer"]:
         trainer.train_loader.dataset.load_image(index)
     if write_results and state["results"]:
-        part = trainer.csv.with_suffix(".part")
-        part.write_text(state["results"], encoding="utf-8")
-        publish(part, trainer.csv)
+        with written_whole(trainer.csv) as part:
+            part.write_text(state["results"], encoding="utf-8")

@@ -26,6 +26,7 @@ from erpose_yolo.data.drawing import plot_skeletons
 from erpose_yolo.data.skeletons import limbs_of, read_kpt_shape
 from erpose_yolo.engine import checkpoint
 from erpose_yolo.engine.validator import ERPoseValidator
+from erpose_yolo.files import atomic_replace
 from erpose_yolo.method.boxes import fit_margins
 from erpose_yolo.method.oks import describe_sigmas, sigmas_for
 from erpose_yolo.metrics.crowding import DEPLOYED_SCORE
@@ -220,7 +221,7 @@ class ERPoseTrainer(PoseTrainer):
             yield
             if MAIN:  # last.pt comes last: it knows the best score, so best.pt must not lag behind it
                 for file in sorted(aside.iterdir(), key=lambda file: file == self.last):
-                    checkpoint.publish(file, home / file.name)
+                    atomic_replace(file, home / file.name)
         finally:
             self.wdir, self.last, self.best = home, home / self.last.name, home / self.best.name
             if MAIN:

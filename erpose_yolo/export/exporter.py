@@ -7,8 +7,6 @@ host; ours gives them the dense one-to-one rows instead, of which a threshold is
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import importlib.util
 import json
 import logging
 import os

@@ -24,6 +24,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from erpose_yolo import __version__
 from erpose_yolo.data.skeletons import flip_from_names, joint_names, known_skeleton
+from erpose_yolo.files import atomic_replace
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
 from erpose_yolo.nn.network import ERPoseModel
@@ -68,7 +69,7 @@ def save_weights(model: ERPoseModel, file: str | Path) -> Path:
         parts[1].write_text(about, encoding="utf-8")
         shutil.copymode(parts[1], parts[0])  # safetensors writes files that nobody else may read
         for part, final in zip(parts, (file, text), strict=True):
-            os.replace(part, final)
+            atomic_replace(part, final)
     finally:
         for part in parts:
             part.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from erpose_yolo.files import written_whole
 from erpose_yolo.metrics.joints import JointFigures
 from erpose_yolo.metrics.matching import OKS_THRESHOLDS, RECALL_LEVELS, Curves, Matches
 
@@ -41,9 +42,8 @@ def _axes(axes: Any, title: str, x: str, y: str) -> Any:
 
 
 def _save(figure: Any, file: Path) -> Path:
-    aside = file.with_name(f".{file.name}.part")
-    figure.savefig(aside, format=file.suffix[1:])
-    aside.replace(file)
+    with written_whole(file) as part:
+        figure.savefig(part, format=file.suffix[1:])
     return file
 
 

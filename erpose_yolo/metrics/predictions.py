@@ -6,7 +6,6 @@ Shapes: M predictions, K joints. Coordinates are pixels of the original image.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from erpose_yolo.files import written_whole
 from erpose_yolo.metrics.truth import GroundTruth, read_json
 
 MAX_DETS = 20  # pycocotools' Params.maxDets for key points: the best 20 of an image and category count
@@ -242,20 +242,15 @@ def write_json(file: str | Path, content: Any) -> Path:
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "w", encoding="utf-8") as handle:
-            # one string at a time: json.dump(list) walks in Python, json.dumps of an entry in C
-            if isinstance(content, list):
-                handle.write("[")
-                for n, entry in enumerate(content):
-                    handle.write((",\n" if n else "") + json.dumps(entry, allow_nan=False))
-                handle.write("]\n")
-            else:
-                handle.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_whole(file) as part, open(part, "w", encoding="utf-8") as handle:
+        # one string at a time: json.dump(list) walks in Python, json.dumps of an entry in C
+        if isinstance(content, list):
+            handle.write("[")
+            for n, entry in enumerate(content):
+                handle.write((",\n" if n else "") + json.dumps(entry, allow_nan=False))
+            handle.write("]\n")
+        else:
+            handle.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
     return file
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ import torch
 
 from erpose_yolo import ERPose
 from erpose_yolo.method.losses import AT_ONCE
+
+common = pytest.importorskip("benchmarks.common", reason="benchmarks are not part of the source distribution")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VARIANTS: list[dict[str, Any]] = [{}, {"boxes": True}, {"heatmap_gain": 0}, {"refine": False}, {"tower": "plain"}]
@@ -31,8 +32,7 @@ def float32() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("settings", VARIANTS, ids=lambda s: "-".join(map(str, s.values())) or "default")
-def test_loss_and_gradient_are_those_of_the_cpu(benchmark_module: Callable[[str], ModuleType], settings: dict[str, Any]) -> None:
-    common = benchmark_module("common")
+def test_loss_and_gradient_are_those_of_the_cpu(settings: dict[str, Any]) -> None:
     # of an untrained model half types may choose other cells, as of seed 0: 3 to 5 % of the loss, whatever the settings
     batch, model = common.random_batch(96, 3, 4), common.build("erpose-n", 1, epochs=10, settings=settings)
 
@@ -68,9 +68,9 @@ def test_a_run_and_its_predictions(tiny_dataset: Path, tmp_path: Path) -> None:
     assert torch.allclose(*best, atol=0.05), "pixels"
 
 
-def test_crowds_in_parts(benchmark_module: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crowds_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poses of many candidates are looked up a part at a time, there as here."""
-    common, losses = benchmark_module("common"), []
+    losses = []
     batch, model = common.random_batch(96, 2, 6), common.build("erpose-n", 0).train()
     for most in (AT_ONCE, 100):
         monkeypatch.setattr("erpose_yolo.method.losses.AT_ONCE", most)

@@ -72,7 +72,7 @@ import sys
 import torch
 from torch import distributed
 import test_distributed as here
-from erpose_yolo import losses
+from erpose_yolo.method import losses
 
 distributed.init_process_group("gloo")
 rank = distributed.get_rank()

@@ -18,6 +18,7 @@ import torch
 from erpose_yolo import ERPose
 from erpose_yolo.engine import checkpoint
 from erpose_yolo.engine.trainer import ERPoseTrainer
+from erpose_yolo.files import atomic_replace
 
 SMALL = {"imgsz": 64, "batch": 4, "device": "cpu", "plots": False, "verbose": False}
 
@@ -26,11 +27,12 @@ SMALL = {"imgsz": 64, "batch": 4, "device": "cpu", "plots": False, "verbose": Fa
 CHILD = """
 import os, shutil, signal, sys
 from pathlib import Path
-from erpose_yolo import ERPose, checkpoint
+from erpose_yolo import ERPose
+from erpose_yolo.engine import trainer
 
 folder, data, when, number = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 count = {"batch": 0, "write": 0}
-publish = checkpoint.publish
+replace = trainer.atomic_replace
 
 def step(what):
     count[what] += 1
@@ -40,9 +42,9 @@ def step(what):
 def watched(part, file):
     if file.name == "last.pt":
         step("write")
-    publish(part, file)
+    replace(part, file)
 
-checkpoint.publish = watched
+trainer.atomic_replace = watched
 last = folder / "run" / "weights" / "last.pt"
 model = ERPose(last if last.exists() else "erpose-n.yaml")
 model.add_callback("on_train_batch_end", lambda trainer: step("batch"))
@@ -196,9 +198,9 @@ def test_epochs_are_seeded_by_their_number(finished: ERPoseTrainer, monkeypatch:
         assert all(a != b for a, b in zip(first, other)) and sorted(other[3]) == sorted(first[3])
 
 
-def test_publish_replaces_in_one_step(tmp_path: Path) -> None:
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     part, file = tmp_path / "part", tmp_path / "file"
     part.write_text("new")
     file.write_text("old")
-    checkpoint.publish(part, file)
+    atomic_replace(part, file)
     assert file.read_text() == "new" and not part.exists()

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS, LOGGER
 
-from erpose_yolo.export import exporter, quantize
+from erpose_yolo.export import exporter, formats, quantize
 from erpose_yolo.model import ERPose
 
 SIZE = 96
@@ -340,17 +340,17 @@ def test_what_is_lacking_is_said_before_anything_starts(checkpoint: Path, monkey
     """ONNX by our extra, and a numpy that is too new for CoreML; nothing is installed by itself."""
     model = ERPose(checkpoint)
     monkeypatch.setattr("ultralytics.engine.exporter.Exporter.__init__", lambda *a, **k: pytest.fail("started"))
-    find = exporter.importlib.util.find_spec
-    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name))
+    find = formats.importlib.util.find_spec
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name))
     with pytest.raises(ModuleNotFoundError, match=r"needs onnx, onnxslim, onnxruntime.*pip install 'erpose-yolo\[export\]'$"):
         model.export(format="onnx")
-    monkeypatch.setattr(exporter.importlib.util, "find_spec", lambda name: True)
-    version = exporter.importlib.metadata.version
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: True)
+    version = formats.importlib.metadata.version
     for installed, allowed in (("2.3.5", True), ("1.26.4", True), ("2.4.0rc1", False), ("2.10.1", False), ("3.0.0", False)):
         monkeypatch.setattr(
-            exporter.importlib.metadata, "version", lambda name, v=installed: v if name == "numpy" else version(name)
+            formats.importlib.metadata, "version", lambda name, v=installed: v if name == "numpy" else version(name)
         )
-        assert (exporter.missing(exporter.CONVERTERS["coreml"]) == []) is allowed
+        assert (formats.missing(formats.CONVERTERS["coreml"]) == []) is allowed
     with pytest.raises(ModuleNotFoundError, match=r"format='coreml' needs numpy<2.4, .*pip install 'numpy<2.4'$"):
         model.export(format="coreml")
 

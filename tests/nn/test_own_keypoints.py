@@ -173,7 +173,7 @@ def test_fine_tuning_takes_keypoints_over_by_name(monkeypatch: pytest.MonkeyPatc
     model.load(source, verbose=False)
     features = [torch.randn(1, c, s, s) for c, s in zip((64, 128, 256), (8, 4, 2))]
     for name in ("pose", "one2one_pose"):
-        ours, theirs = getattr(model.model[-1], name)(features), getattr(source.model[-1], name)(features)
+        ours, theirs = getattr(model.model[-1], name)(features)[0], getattr(source.model[-1], name)(features)[0]
         for key, rows in (("offsets", 1), ("visibility", 1), ("log_spread", 1), ("refinement", 3)):
             found = (getattr(out, key) for out in (ours, theirs))
             found = (value[0].flatten(2) if key == "refinement" else value for value in found)  # its finest level

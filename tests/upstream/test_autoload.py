@@ -51,7 +51,7 @@ def make_site(tmp_path: Path, repo: Path) -> Callable[[Path | None], Site]:
     def make(package_parent: Path | None) -> Site:
         folder = tmp_path / "site"
         folder.mkdir()
-        shutil.copy(repo / "erpose_yolo" / "autoload.pth", folder / PTH)
+        shutil.copy(repo / "erpose_yolo" / "upstream" / "autoload.pth", folder / PTH)
         # forget an installed erpose_yolo, and put ours in its place; named to be read before our .pth file
         line = "import os, sys; sys.path[:] = [p for p in sys.path if not os.path.isdir(os.path.join(p, 'erpose_yolo'))]; "
         line += f"sys.path[:0] = {[str(package_parent)] if package_parent else []}; "
@@ -72,6 +72,9 @@ PATCHED = "hasattr(YOLO.__init__, '__erpose__')"
 HOOKS = "sum(type(f).__module__ == 'erpose_yolo.upstream.autoload' for f in sys.meta_path)"
 
 
+HOOK = ("__init__", "upstream/__init__", "upstream/autoload", "upstream/compat")
+
+
 def copy_of_the_package(repo: Path, to: Path, **replaced: str) -> Path:
     """Copy what the hook needs into ``to`` and replace the text of some modules.
 
@@ -79,8 +82,8 @@ def copy_of_the_package(repo: Path, to: Path, **replaced: str) -> Path:
     and importing the real one takes seconds.
     """
     files = {
-        **{f"erpose_yolo/{m}": (repo / f"erpose_yolo/{m}.py").read_text() for m in ("__init__", "autoload", "compat")},
-        **{f"erpose_yolo/{module}": text for module, text in replaced.items()},
+        **{f"erpose_yolo/{m}": (repo / f"erpose_yolo/{m}.py").read_text() for m in (*HOOK, "nn/__init__")},
+        **{f"erpose_yolo/{'' if module == '__init__' else 'upstream/'}{module}": text for module, text in replaced.items()},
         "ultralytics/__init__": "__version__ = '8.4.190'\n"
         "def __getattr__(name):\n    from ultralytics.models.yolo.model import YOLO\n    return YOLO",
         "ultralytics/utils": "import logging\nSAFE_LOAD = False\nLOGGER = logging.getLogger('x')",
@@ -95,7 +98,7 @@ def copy_of_the_package(repo: Path, to: Path, **replaced: str) -> Path:
 
 
 def test_the_pth_file_is_one_line_that_python_executes(repo: Path) -> None:
-    lines = (repo / "erpose_yolo" / "autoload.pth").read_text().splitlines()
+    lines = (repo / "erpose_yolo" / "upstream" / "autoload.pth").read_text().splitlines()
     assert len(lines) == 1 and lines[0].startswith("import ")
 
 
@@ -121,7 +124,7 @@ print('class YOLO' in inspect.getsource(m), inspect.signature(m.YOLO.__init__).p
 old = m.YOLO
 importlib.reload(m)
 print(m.YOLO is not old)
-from erpose_yolo import compat
+from erpose_yolo.upstream import compat
 compat.install()
 print(hasattr(m.YOLO.__init__, '__erpose__'))
 """

@@ -19,7 +19,7 @@ from erpose_yolo.data.dataset import ERPoseDataset
 from erpose_yolo.engine.predictor import ERPosePredictor
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.engine.validator import ERPoseMetrics, ERPoseValidator
-from erpose_yolo.export import exporter
+from erpose_yolo.export import formats
 from erpose_yolo.model import ERPose
 from erpose_yolo.nn.head import ERPoseHead
 from erpose_yolo.nn.network import ERPoseModel
@@ -139,11 +139,11 @@ def test_formats_that_stock_code_forces_to_nms_are_known() -> None:
     """A new format without TopK would get top-k rows from us and fail in its converter."""
     sets = [c for c in nested(inspect.unwrap(stock_exporter.Exporter.__call__).__code__) if isinstance(c, frozenset)]
     forced = [c for c in sets if {"ncnn", "rknn", "imx"} <= c]
-    assert forced and all(c - {"imx"} <= set(exporter.NO_TOPK) for c in forced)
+    assert forced and all(c - {"imx"} <= set(formats.NO_TOPK) for c in forced)
 
 
 def test_every_format_has_a_decision() -> None:
-    assert set(export_formats()["Argument"]) - {"-"} <= set(exporter.CONVERTERS) | set(exporter.REFUSED)
+    assert set(export_formats()["Argument"]) - {"-"} <= set(formats.CONVERTERS) | set(formats.REFUSED)
 
 
 # ---- ranges ---------------------------------------------------------------------------------------------------------

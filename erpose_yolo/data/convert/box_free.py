@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erpose_yolo.data.data_yaml import DataError
+from erpose_yolo.files import written_whole
 
 
 def strip_boxes(labels: Path, joints: int, dims: int = 3) -> int:
@@ -39,9 +40,8 @@ def strip_boxes(labels: Path, joints: int, dims: int = 3) -> int:
                     "values. Mend the row."
                 )
             out.append(" ".join(words))
-        part = file.with_name(f".{file.name}.part")
-        part.write_text("".join(f"{line}\n" for line in out), encoding="utf-8")
-        os.replace(part, file)
+        with written_whole(file) as part:
+            part.write_text("".join(f"{line}\n" for line in out), encoding="utf-8")
     return changed
 
 

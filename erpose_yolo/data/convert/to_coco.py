@@ -8,8 +8,6 @@ added or moved, gets a new id and the area rule's area, 0.53 of its box.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from erpose_yolo.data.images import label_of, picture_size, pictures_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
 from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import joint_names, known_skeleton
+from erpose_yolo.files import written_whole
 
 SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are the same person
 
@@ -71,16 +70,9 @@ def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> 
     roots = [entry for entry in source.entries(split) if entry.is_dir()] or [source.root / "images" / split]
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}-", dir=out.parent, text=True)
     summary = Summary()
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            _write(file, source, side, pictures, roots, joints, dims, summary)
-        os.chmod(name, 0o644)
-        os.replace(name, out)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with written_whole(out) as part, open(part, "w", encoding="ascii") as file:
+        _write(file, source, side, pictures, roots, joints, dims, summary)
     return summary
 
 

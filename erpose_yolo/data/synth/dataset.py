@@ -18,6 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from erpose_yolo.data.skeletons import COCO_17
+from erpose_yolo.files import written_whole
 
 from .config import SynthConfig
 from .scene import render_scene
@@ -190,9 +191,8 @@ def write_data_yaml(root: Path) -> Path:
             "skeleton": [list(limb) for limb in COCO_17.limbs],
         }
         text = yaml.safe_dump(about, sort_keys=False, default_flow_style=None, width=120)
-        part = file.with_name(f".data-{os.getpid()}.part")
-        part.write_text(text)
-        os.replace(part, file)
+        with written_whole(file) as part:
+            part.write_text(text)
     return file
 
 

@@ -12,7 +12,7 @@ from erpose_yolo import ERPoseHead, ERPoseModel
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
 from erpose_yolo.method.decode import PoseOutputs
-from erpose_yolo.method.losses import ERPoseLoss, Scene, Side, box_overlap, plain_oks_loss
+from erpose_yolo.method.losses import BatchContext, ERPoseLoss, Side, box_overlap, plain_oks_loss
 from erpose_yolo.method.oks import mean_over_labelled
 
 
@@ -32,11 +32,13 @@ class ScoreHead(ERPoseHead):
 class IoULoss(ERPoseLoss):
     """Candidates ranked by the IoU of boxes: learned ones where there are any, else those derived from the poses."""
 
-    def pose_quality(self, side: Side, similarity: Tensor, joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
+    def pose_quality(
+        self, side: Side, similarity: Tensor, keypoints: Tensor, person: Tensor, cell: Tensor, scene: BatchContext
+    ) -> Tensor:
         if side.box is None:
-            visible = (scene.targets.joints[person][..., 2] > 0).to(joints.dtype)
-            margins = default_margins(joints.shape[1]).to(joints.device)
-            boxes = derive_boxes(joints.permute(1, 2, 0)[None], visible.T[None], margins)[0].T
+            visible = (scene.targets.keypoints[person][..., 2] > 0).to(keypoints.dtype)
+            margins = default_margins(keypoints.shape[1]).to(keypoints.device)
+            boxes = derive_boxes(keypoints.permute(1, 2, 0)[None], visible.T[None], margins)[0].T
         else:
             sides = side.box[scene.targets.image[person], :, cell]  # (D, 4)
             boxes = decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T

@@ -32,7 +32,7 @@ def cfg_root() -> Path:
             return root
     raise FileNotFoundError(
         f"The model files of erpose-yolo are missing, neither {candidates[0]} nor {candidates[1]} holds "
-        "models/erpose*.yaml. Mend the installation: pip install --force-reinstall --no-deps erpose-yolo"
+        "models/erpose*.yaml. Fix the installation: pip install --force-reinstall --no-deps erpose-yolo"
     )
 
 

@@ -160,7 +160,7 @@ def _stock(arguments: list[str]) -> int:
             files = [YAML.load(check_yaml(word[4:])) for word in words if word.startswith("cfg=")]
             if not any(word.startswith("model=") for word in words) and not any(file.get("model") for file in files):
                 words.append(f"model={MODEL}")
-        # In place, as Ultralytics keeps this very list. By the command's name it decides to save pictures.
+        # In place, as Ultralytics keeps this very list. By the command's name it decides to save images.
         sys.argv[:] = ["yolo", *words]
         compat.install()  # imports what it patches
         if any(word.partition("=")[0] in OURS["track"] for word in words):

@@ -122,12 +122,12 @@ class ERPose(YOLO):
         overlap: float = 0.25,
         **kwargs: Any,
     ) -> Any:
-        """Predict, large pictures in slices if wanted.
+        """Predict, large images in slices if wanted.
 
         Args:
             source, stream, predictor, **kwargs: as ``YOLO.predict`` takes them.
-            slices: side of square tiles in pixels of the picture, or several sides (``640``, ``"640,1600"``, ``[640, 1600]``);
-                tiles and the whole picture are predicted and merged by OKS (slicing.py). ``imgsz`` is the network's input for
+            slices: side of square tiles in pixels of the image, or several sides (``640``, ``"640,1600"``, ``[640, 1600]``);
+                tiles and the whole image are predicted and merged by OKS (slicing.py). ``imgsz`` is the network's input for
                 each of them, and ``batch`` the tiles at a time.
             overlap: least share of a side that neighbouring tiles have in common.
 
@@ -144,7 +144,7 @@ class ERPose(YOLO):
                 raise ValueError("Give either slices= or predictor=: slices bring a predictor of their own.")
             sides = parse_sides(slices, overlap)
             predictor = sliced_predictor(sides, float(overlap), int(kwargs.get("batch") or TILES))
-            kwargs["batch"] = 1  # pictures at a time
+            kwargs["batch"] = 1  # images at a time
         elif predictor is None and isinstance(self.predictor, SlicedPredictor):
             predictor = ERPosePredictor  # the stock method would keep the last one
         return super().predict(source, stream, predictor, **kwargs)
@@ -164,15 +164,15 @@ class ERPose(YOLO):
     def track(
         self, source: Any = None, stream: bool = False, persist: bool = False, smooth: float | bool = 0, **kwargs: Any
     ) -> Any:
-        """Track, with joints smoothed per track if wanted.
+        """Track, with keypoints smoothed per track if wanted.
 
         Without ``tracker=`` it is BoT-SORT, which starts tracks from a score of 0.25 on, so whoever predict shows is followed.
         Ultralytics' own default waits for 0.7, which the weights of a short training never reach (benchmarks/accuracy/video.py).
 
         Args:
             source, stream, persist, **kwargs: as ``YOLO.track`` takes them; ``slices`` and ``overlap`` as :meth:`predict` does.
-            smooth: joints of each track go through a One-Euro filter (smoothing.py). ``True`` for a video or camera, which
-                knows its frame rate; else frames per second. 0 leaves joints as they are. Each call sets it anew.
+            smooth: keypoints of each track go through a One-Euro filter (smoothing.py). ``True`` for a video or camera, which
+                knows its frame rate; else frames per second. 0 leaves keypoints as they are. Each call sets it anew.
 
         Raises:
             ValueError: smooth is not a frame rate, or True for a source that has none.

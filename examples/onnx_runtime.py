@@ -32,8 +32,8 @@ class Model:
 
     Attributes:
         size: (height, width) of the network input.
-        joints, columns: K and D of ``kpt_shape``.
-        classes, joint_names, limbs: names per class index, names per joint, pairs of joint indices.
+        keypoints, columns: K and D of ``kpt_shape``.
+        classes, keypoint_names, limbs: names per class index, names per keypoint, pairs of keypoint indices.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,20 +48,25 @@ class Model:
             except (ValueError, SyntaxError):
                 info[key] = text  # plain words
         entry = self.session.get_inputs()[0]
-        self.joints, self.columns = info.get("kpt_shape") or (0, 0)
-        if info.get("task") != "pose" or not self.joints or info.get("head", "ERPoseHead") != "ERPoseHead" or len(entry.shape) != 4:
+        self.keypoints, self.columns = info.get("kpt_shape") or (0, 0)
+        if (
+            info.get("task") != "pose"
+            or not self.keypoints
+            or info.get("head", "ERPoseHead") != "ERPoseHead"
+            or len(entry.shape) != 4
+        ):
             raise ValueError(f"{path} is not an ER-Pose model (its metadata say: task {info.get('task')}, head {info.get('head')})")
         self.input, self.dtype = entry.name, np.float16 if "float16" in entry.type else np.float32
         self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
         fixed = all(isinstance(n, int) for n in entry.shape[2:])
         self.size = tuple(entry.shape[2:] if fixed else info["imgsz"])
         self.classes = info.get("names") or {}
-        names = info.get("kpt_names") or (COCO_NAMES if self.joints == 17 else range(self.joints))
-        self.joint_names = list(next(iter(names.values())) if isinstance(names, dict) else names)  # kept per class, or plain
-        self.limbs = info.get("skeleton") or (COCO_LIMBS if self.joints == 17 else ())
+        names = info.get("kpt_names") or (COCO_NAMES if self.keypoints == 17 else range(self.keypoints))
+        self.keypoint_names = list(next(iter(names.values())) if isinstance(names, dict) else names)  # kept per class, or plain
+        self.limbs = info.get("skeleton") or (COCO_LIMBS if self.keypoints == 17 else ())
 
     def letterbox(self, image: np.ndarray) -> tuple[np.ndarray, tuple[float, float, int, int]]:
-        """Fit a BGR picture into the input: (1, 3, H, W) and the scales and padding x, y that lead back."""
+        """Fit a BGR image into the input: (1, 3, H, W) and the scales and padding x, y that lead back."""
         (h, w), (height, width) = image.shape[:2], self.size
         ratio = min(height / h, width / w)
         new_h, new_w = max(round(h * ratio), 1), max(round(w * ratio), 1)
@@ -73,27 +78,27 @@ class Model:
         return blob, (new_w / w, new_h / h, left, top)
 
     def __call__(self, image: np.ndarray, conf: float = 0.25, max_det: int = 300) -> np.ndarray:
-        """Persons of a BGR picture, best first: (n, 6 + K*D) rows ``x1 y1 x2 y2 score class joints`` in its pixels."""
+        """Persons of a BGR image, best first: (n, 6 + K*D) rows ``x1 y1 x2 y2 score class keypoints`` in its pixels."""
         blob, (scale_x, scale_y, left, top) = self.letterbox(image)
         rows = self.session.run(None, {self.input: blob.repeat(self.batch, 0)})[0][0].astype(np.float32)
-        if rows.shape[1:] != (6 + self.joints * self.columns,):
-            raise ValueError(f"rows of {rows.shape[-1]} numbers; {self.joints} joints of {self.columns} take another layout")
+        if rows.shape[1:] != (6 + self.keypoints * self.columns,):
+            raise ValueError(f"rows of {rows.shape[-1]} numbers; {self.keypoints} keypoints of {self.columns} take another layout")
         rows = rows[rows[:, 4] > conf]  # all there is to do: one person has one row
         rows = rows[np.argsort(-rows[:, 4], kind="stable")][:max_det]
         h, w = image.shape[:2]
-        joints = rows[:, 6:].reshape(len(rows), self.joints, self.columns)  # a view: changes rows
-        for xy in (rows[:, 0:2], rows[:, 2:4], joints[..., :2]):
+        keypoints = rows[:, 6:].reshape(len(rows), self.keypoints, self.columns)  # a view: changes rows
+        for xy in (rows[:, 0:2], rows[:, 2:4], keypoints[..., :2]):
             xy[:] = ((xy - (left, top)) / (scale_x, scale_y)).clip(0, (w, h))
         return rows
 
     def draw(self, image: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """A copy of the picture with skeletons and scores; joints below one half visibility are left out."""
+        """A copy of the image with skeletons and scores; keypoints below one half visibility are left out."""
         out = image.copy()
         width = max(1, round(sum(image.shape[:2]) / 500))
         for index, row in enumerate(rows):
-            colour, joints = COLOURS[index % len(COLOURS)], row[6:].reshape(self.joints, self.columns)
-            seen = joints[:, 2] >= 0.5 if self.columns == 3 else np.ones(self.joints, bool)
-            points = [(round(float(x)), round(float(y))) for x, y in joints[:, :2]]
+            colour, keypoints = COLOURS[index % len(COLOURS)], row[6:].reshape(self.keypoints, self.columns)
+            seen = keypoints[:, 2] >= 0.5 if self.columns == 3 else np.ones(self.keypoints, bool)
+            points = [(round(float(x)), round(float(y))) for x, y in keypoints[:, :2]]
             for a, b in self.limbs:
                 if seen[a] and seen[b]:
                     cv2.line(out, points[a], points[b], colour, width, cv2.LINE_AA)
@@ -109,7 +114,7 @@ class Model:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Multi-person pose from an exported ER-Pose model, without torch.")
     parser.add_argument("model", type=Path, help="the .onnx file")
-    parser.add_argument("image", type=Path, help="the picture")
+    parser.add_argument("image", type=Path, help="the image")
     parser.add_argument("--out", type=Path, default=Path("pose.png"), help="where the drawing goes (default: pose.png)")
     parser.add_argument("--conf", type=float, default=0.25, help="least score of a person (default: 0.25)")
     parser.add_argument("--rows", type=Path, help="also save the rows as .npy")
@@ -121,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         model = Model(args.model)
         image = cv2.imdecode(np.fromfile(args.image, np.uint8), cv2.IMREAD_COLOR) if args.image.stat().st_size else None
         if image is None:
-            raise ValueError(f"{args.image} is not a picture that OpenCV can read")
+            raise ValueError(f"{args.image} is not an image that OpenCV can read")
         rows = model(image, args.conf)
         if not cv2.imwrite(str(args.out), model.draw(image, rows)):
             raise ValueError(f"{args.out} could not be written")
@@ -131,9 +136,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.rows:
         np.save(args.rows, rows)
     for number, row in enumerate(rows, 1):
-        joints = row[6:].reshape(model.joints, model.columns)
-        shown = [f"{name} {p[0]:.0f},{p[1]:.0f}" for name, p in zip(model.joint_names, joints) if model.columns == 2 or p[2] >= 0.5]
-        print(f"{model.classes.get(int(row[5]), 'person')} {number}  score {row[4]:.2f}  {'  '.join(shown) or 'no visible joint'}")
+        keypoints = row[6:].reshape(model.keypoints, model.columns)
+        shown = [
+            f"{name} {p[0]:.0f},{p[1]:.0f}" for name, p in zip(model.keypoint_names, keypoints) if model.columns == 2 or p[2] >= 0.5
+        ]
+        print(
+            f"{model.classes.get(int(row[5]), 'person')} {number}  score {row[4]:.2f}  {'  '.join(shown) or 'no visible keypoint'}"
+        )
     print(f"{len(rows)} in {args.image}, drawn in {args.out}")
     return 0
 

@@ -50,7 +50,7 @@ if Path(erpose_yolo.__file__).resolve().parent != ROOT / "erpose_yolo":
         "or run pytest with ERPOSE_AUTOLOAD=0"
     )
 
-# 17 COCO joints of a standing person as fractions of the box: nose, eyes, ears, ... ankles, left before right.
+# 17 COCO keypoints of a standing person as fractions of the box: nose, eyes, ears, ... ankles, left before right.
 _STANDING = (
     (0.50, 0.10), (0.56, 0.07), (0.44, 0.07), (0.62, 0.09), (0.38, 0.09), (0.72, 0.24), (0.28, 0.24), (0.86, 0.40),
     (0.14, 0.40), (0.92, 0.54), (0.08, 0.54), (0.64, 0.54), (0.36, 0.54), (0.66, 0.75), (0.34, 0.75), (0.68, 0.95),
@@ -86,9 +86,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``data.yaml`` of 8 training and 4 validation pictures, 64 x 64 px, two people of coloured blobs in each.
+    """``data.yaml`` of 8 training and 4 validation images, 64 x 64 px, two people of coloured blobs in each.
 
-    YOLO-pose rows with 17 joints; every fifth joint is marked occluded (1), every eleventh unlabelled (0). The same
+    YOLO-pose rows with 17 keypoints; every fifth keypoint is marked occluded (1), every eleventh unlabelled (0). The same
     bytes in every run.
     """
     import cv2
@@ -102,25 +102,25 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True)
         for index in range(images):
-            picture = rng.integers(40, 90, (size, size, 3)).astype(np.uint8)
+            image = rng.integers(40, 90, (size, size, 3)).astype(np.uint8)
             rows = []
             for person in range(2):
                 width, height = rng.uniform(18, 26), rng.uniform(40, 56)
                 left = 32 * person + rng.uniform(1, 31 - width)
                 top = rng.uniform(1, 63 - height)
-                joints = np.array(_STANDING) * (width, height) + (left, top)
+                keypoints = np.array(_STANDING) * (width, height) + (left, top)
                 colour = rng.integers(130, 255, 3).tolist()
-                for (x, y), radius in zip(joints, [3] + [2] * 16):
-                    cv2.circle(picture, (round(x), round(y)), radius, colour, -1)
+                for (x, y), radius in zip(keypoints, [3] + [2] * 16):
+                    cv2.circle(image, (round(x), round(y)), radius, colour, -1)
                 for a, b in ((5, 6), (5, 11), (6, 12), (11, 12), (11, 15), (12, 16), (5, 9), (6, 10)):
-                    cv2.line(picture, tuple(joints[a].astype(int)), tuple(joints[b].astype(int)), colour, 2)
+                    cv2.line(image, tuple(keypoints[a].astype(int)), tuple(keypoints[b].astype(int)), colour, 2)
                 row = [0, (left + width / 2) / size, (top + height / 2) / size, width / size, height / size]
-                for x, y in joints / size:
+                for x, y in keypoints / size:
                     count += 1
                     seen = 0 if count % 11 == 0 else 1 if count % 5 == 0 else 2
                     row += [x, y, seen] if seen else [0, 0, 0]
                 rows.append(" ".join(f"{value:.6g}" for value in row))
-            cv2.imwrite(str(root / "images" / split / f"{index}.png"), picture)
+            cv2.imwrite(str(root / "images" / split / f"{index}.png"), image)
             (root / "labels" / split / f"{index}.txt").write_text("\n".join(rows) + "\n")
     data = root / "data.yaml"
     data.write_text(

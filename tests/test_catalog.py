@@ -97,7 +97,7 @@ def test_data_sets(shipped: Path) -> None:
         assert catalog.find_dataset(name) == ours
     for name in ("coco-pose.yaml", "a/synth-people.yaml", "./synth-people.yaml", "synth-people.zip"):
         assert catalog.find_dataset(name) is None
-    Path("synth-people").mkdir()  # a folder of pictures is not a data set's YAML
+    Path("synth-people").mkdir()  # a folder of images is not a data set's YAML
     assert catalog.find_dataset("synth-people") == ours
     Path("synth-people.yaml").write_text("{}")
     assert catalog.find_dataset("synth-people.yaml") is None

@@ -33,7 +33,7 @@ def _own_argv() -> Iterator[None]:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "a b.png"
     cv2.imwrite(str(path), np.zeros((100, 200, 3), np.uint8))
     return path
@@ -184,14 +184,14 @@ def test_a_model_of_ours_where_none_is_given(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_errors_of_the_input_are_one_line_and_bugs_are_not(
-    picture: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, sentence in (
         ([f"model={weights}", "source=nowhere.jpg"], "nowhere.jpg does not exist"),
-        (["model=nowhere.pt", f"source={picture}"], "nowhere.pt"),
-        ([f"model={weights}", f"source={picture}", "conf=much"], "'conf=much' is of invalid type str"),
-        ([f"model={weights}", f"source={picture}", "slices=4"], "at least 32 px"),
-        ([f"model={weights}", f"source={picture}", "slices=many"], "got slices='many'"),
+        (["model=nowhere.pt", f"source={image}"], "nowhere.pt"),
+        ([f"model={weights}", f"source={image}", "conf=much"], "'conf=much' is of invalid type str"),
+        ([f"model={weights}", f"source={image}", "slices=4"], "at least 32 px"),
+        ([f"model={weights}", f"source={image}", "slices=many"], "got slices='many'"),
     ):
         assert cli.main(["predict", *words]) == 1
         err = capsys.readouterr().err
@@ -203,21 +203,21 @@ def test_errors_of_the_input_are_one_line_and_bugs_are_not(
     monkeypatch.setattr("erpose_yolo.engine.predictor.select_rows", broken)
     for extra in ([], ["slices=64"]):
         with pytest.raises(TypeError, match="unsupported operand"):
-            cli.main(["predict", f"model={weights}", f"source={picture}", "imgsz=32", *extra])
+            cli.main(["predict", f"model={weights}", f"source={image}", "imgsz=32", *extra])
 
 
 # Runs
 
 
-def test_slices_from_the_command_line(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The picture with its skeletons is saved; several sides, stock flags and a cfg file go with it."""
-    words = ["predict", f"source={picture}", f"project={tmp_path}", "conf=1e-6"]
+def test_slices_from_the_command_line(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The image with its skeletons is saved; several sides, stock flags and a cfg file go with it."""
+    words = ["predict", f"source={image}", f"project={tmp_path}", "conf=1e-6"]
     (tmp_path / "mine.yaml").write_text("imgsz: 32\nmax_det: 3\n")
     assert cli.main([*words, "name=out", "slices=64,80", "overlap=0.1", "save_txt", f"cfg={tmp_path / 'mine.yaml'}"]) == 0
     saved = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.*"))
     assert saved == ["a b.jpg", "labels/a b.txt"]
     assert len((tmp_path / "out/labels/a b.txt").read_text().splitlines()) == 3
-    assert cli.main(["predict", "model=yolo26n-pose.yaml", f"source={picture}", "slices=64"]) == 1
+    assert cli.main(["predict", "model=yolo26n-pose.yaml", f"source={image}", "slices=64"]) == 1
     assert "yolo26n-pose.yaml" in capsys.readouterr().err
 
 
@@ -249,12 +249,12 @@ def test_scripts_run_every_mode(script: str, weights: Path, tiny_dataset: Path, 
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     (tmp_path / "small.pt").write_bytes(weights.read_bytes())
-    picture = tiny_dataset.parent / "images/val/0.png"
+    image = tiny_dataset.parent / "images/val/0.png"
     common = ["model=small.pt", "imgsz=64", f"project={tmp_path / 'runs'}"]
     for words, made in (
         (["export", "format=onnx"], "small.onnx"),
-        (["predict", "name=predict", f"source={picture}"], "runs/predict/0.jpg"),
-        (["track", "name=track", f"source={picture}"], "runs/track/0.jpg"),
+        (["predict", "name=predict", f"source={image}"], "runs/predict/0.jpg"),
+        (["track", "name=track", f"source={image}"], "runs/track/0.jpg"),
         (["val", "name=val", "workers=0", f"data={tiny_dataset}"], "runs/val/predictions.json"),
         (["pose", "train", "name=train", "workers=0", "epochs=1", "batch=4", f"data={tiny_dataset}"], "runs/train/weights/best.pt"),
         (["benchmark", "format=onnx", f"data={tiny_dataset}"], "benchmarks.log"),

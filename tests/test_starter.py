@@ -68,7 +68,7 @@ def test_training_starts_from_it(tiny_dataset: Path, tmp_path: Path) -> None:
             optimizer="SGD", weight_decay=0.0, pretrained=pretrained, project=str(tmp_path), name=str(n),
         )  # fmt: skip
         trained = ERPose(str(tmp_path / str(n) / "weights/last.pt")).model.state_dict()
-        for key in ("model.0.conv.weight", "model.23.pose.joints.0.weight"):
+        for key in ("model.0.conv.weight", "model.23.pose.keypoints.0.weight"):
             assert torch.allclose(trained[key].float(), shipped[key].float(), atol=1e-3), key
 
 

@@ -306,11 +306,11 @@ def write_coco(people: Path, images: Path, file: Path, names: Sequence[str]) -> 
         document["images"].append({"id": index, "file_name": source.name, "height": height, "width": width, "crowdIndex": 0.1})
         for row in (people / "labels" / "train" / f"{source.stem}.txt").read_text().splitlines():
             _, cx, cy, w, h, *rest = map(float, row.split())
-            joints = [v for x, y, seen in zip(rest[::3], rest[1::3], rest[2::3]) for v in (x * width, y * height, int(seen))]
+            keypoints = [v for x, y, seen in zip(rest[::3], rest[1::3], rest[2::3]) for v in (x * width, y * height, int(seen))]
             box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
             person = {"id": len(document["annotations"]), "image_id": index, "category_id": 1, "iscrowd": 0}
-            person |= {"bbox": box, "area": 0.5 * box[2] * box[3], "keypoints": joints[: 3 * len(names)]}
-            document["annotations"].append({**person, "num_keypoints": sum(v > 0 for v in joints[2 : 3 * len(names) : 3])})
+            person |= {"bbox": box, "area": 0.5 * box[2] * box[3], "keypoints": keypoints[: 3 * len(names)]}
+            document["annotations"].append({**person, "num_keypoints": sum(v > 0 for v in keypoints[2 : 3 * len(names) : 3])})
     file.write_text(json.dumps(document), encoding="utf-8")
 
 

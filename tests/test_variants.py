@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from test_network import CROWD, batch_of, dense_rows_of, pictures
+from test_network import CROWD, batch_of, dense_rows_of, images
 from torch import Tensor
 from ultralytics.utils import DEFAULT_CFG_DICT
 
@@ -32,9 +32,9 @@ def test_every_variant_trains_the_whole_model(variants: ModuleType, name: str, b
     assert total.isfinite().all() and [n for n, p in model.named_parameters() if p.grad is None] == []
     model.eval()
     with torch.no_grad():
-        assert model.loss(batch_of(CROWD, 64), model(pictures()))[0].isfinite().all()
-    before = dense_rows_of(model, pictures())
-    assert torch.allclose(dense_rows_of(copy.deepcopy(model).fuse(verbose=False), pictures()), before, atol=1e-3, rtol=1e-4)
+        assert model.loss(batch_of(CROWD, 64), model(images()))[0].isfinite().all()
+    before = dense_rows_of(model, images())
+    assert torch.allclose(dense_rows_of(copy.deepcopy(model).fuse(verbose=False), images()), before, atol=1e-3, rtol=1e-4)
     names = {n.split(".")[2] for n in model.state_dict() if n.startswith("model.23.")}
     assert ("one2one_pose" in names) == (name != "shared pose branch")
 
@@ -51,9 +51,9 @@ def test_iou_assignment_prefers_the_better_box(variants: ModuleType, monkeypatch
     ranks: list[tuple[Tensor, Tensor]] = []
     stock = variants.IoULoss.pose_quality
 
-    def quality(self, side, similarity, joints, person, cell, scene):  # type: ignore[no-untyped-def]
-        found = stock(self, side, similarity, joints, person, cell, scene)
-        low, high = joints.amin(1), joints.amax(1)
+    def quality(self, side, similarity, keypoints, person, cell, scene):  # type: ignore[no-untyped-def]
+        found = stock(self, side, similarity, keypoints, person, cell, scene)
+        low, high = keypoints.amin(1), keypoints.amax(1)
         box = scene.targets.box[person]
         both = (torch.minimum(high, box[:, 2:]) - torch.maximum(low, box[:, :2])).clamp(min=0).prod(1)
         ranks.append((found, both))

@@ -62,7 +62,7 @@ def best_fit(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray) -
         if not len(p):
             continue
         pairs = np.repeat(d, len(p)), np.tile(p, len(d))
-        oks = pair_oks(predictions.joints, truth.joints, truth.area, truth.box, sigmas, *pairs).reshape(len(d), len(p))
+        oks = pair_oks(predictions.keypoints, truth.keypoints, truth.area, truth.box, sigmas, *pairs).reshape(len(d), len(p))
         out[d] = np.where(oks.max(1) > 0, p[oks.argmax(1)], -1)
     return out
 
@@ -97,7 +97,7 @@ def split(truth: GroundTruth, imgsz: int) -> dict[str, dict[str, np.ndarray]]:
     Raises:
         ValueError: labels without visibility, or annotations that do not say how large the images are.
     """
-    visible = truth.joints[..., 2] == 2
+    visible = truth.keypoints[..., 2] == 2
     if not visible.any():
         raise ValueError("No keypoint is labelled as visible (2): rows of x and y alone do not tell who is occluded.")
     if truth.sizes is None or None in truth.sizes:
@@ -173,7 +173,7 @@ def main() -> None:
         parser.error(f"results/{args.name}.json has other images, {old['data']} of {old['imgsz']} px. Give --name.")
     args.out.mkdir(parents=True, exist_ok=True)
     truth, info = read_truth(str(catalog.resolve_data(args.data)), "val", args.out, {})
-    sigmas = exact_sigmas(truth.joints.shape[1], info.get("kpt_oks_sigmas"))
+    sigmas = exact_sigmas(truth.keypoints.shape[1], info.get("kpt_oks_sigmas"))
     groups = split(truth, args.imgsz)
     again = {model + mode for model, _ in pairs for mode in modes(model)}
     runs: dict[str, list[dict[str, Any]]] = {name: of for name, of in old.get("runs", {}).items() if name not in again}

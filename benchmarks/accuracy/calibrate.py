@@ -28,7 +28,7 @@ from ultralytics.utils import TQDM
 from benchmarks import common
 from erpose_yolo import ERPose, catalog
 
-THRESHOLDS = (0.25, 0.5, 0.7)  # of predict; of visible joints and much user code; of TrackTrack
+THRESHOLDS = (0.25, 0.5, 0.7)  # of predict; of visible keypoints and much user code; of TrackTrack
 LEAST = -8.0  # logit below which a cell is nobody's under any sensible map
 FACTORS, SHIFTS = np.geomspace(0.25, 4, 81), np.linspace(-6, 6, 241)  # candidates of a and b
 

@@ -2,7 +2,7 @@
 
 People, camera, light, rendering and labels are those of the still images (erpose_yolo/data/synth), so a network trained on
 these knows the look. Most people walk along gently curved paths through the image and past one another, in and out of it;
-some stand and gesticulate. Joint angles are smooth in time: legs from a gait whose reach fits the speed, everything else eased
+some stand and gesticulate. Keypoint angles are smooth in time: legs from a gait whose reach fits the speed, everything else eased
 from one sampled pose to the next. Background, light and camera do not move, and only the sensor's noise is new in each frame.
 No two people come nearer to each other than BODY metres, so nobody walks through anybody. The seed decides everything.
 """
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from erpose_yolo.data.synth.body import build_person, joint_radii
+from erpose_yolo.data.synth.body import build_person, keypoint_radii
 from erpose_yolo.data.synth.camera import Camera
 from erpose_yolo.data.synth.pose import sample_pose
 from erpose_yolo.data.synth.scene import Actor, compose, label, photograph
-from erpose_yolo.data.synth.skeleton import Proportions, coco_joints, sample_proportions, solve
+from erpose_yolo.data.synth.skeleton import Proportions, coco_keypoints, sample_proportions, solve
 from erpose_yolo.data.synth.wardrobe import dress, grain_bank, sample_outfit
 
 FPS = 25.0
@@ -103,9 +103,9 @@ class Person:
         """The person in frame `t`, lowest point on the ground."""
         points, frames = solve(self.body, self.pose(t))
         mesh = build_person(self.body, self.outfit, points, frames, self.atlas)
-        joints, facing = coco_joints(self.body, points, frames)
+        keypoints, facing = coco_keypoints(self.body, points, frames)
         low = float(mesh.verts[mesh.quads.ravel(), 1].min())
-        still = Actor(mesh, joints, facing, joint_radii(self.body, self.outfit), "feet", self.body.height)
+        still = Actor(mesh, keypoints, facing, keypoint_radii(self.body, self.outfit), "feet", self.body.height)
         return still.moved(self.places[t] - (0.0, low, 0.0))
 
 

@@ -205,7 +205,7 @@ def truth_of(files: Sequence[Path], crowds: Sequence[Crowd]) -> GroundTruth:
         names=[str(file) for file in files],
         image=np.repeat(np.arange(len(files)), [len(c.box) for c in crowds]),
         category=np.zeros(len(box), int),
-        joints=keypoints,
+        keypoints=keypoints,
         box=np.concatenate((box[:, :2], box[:, 2:] - box[:, :2]), 1),
         area=object_area(torch.tensor(box)).numpy(),
         crowd=np.zeros(len(box), bool),
@@ -225,7 +225,7 @@ def count(truth: GroundTruth, found: Predictions) -> tuple[np.ndarray, int]:
     rest = m.prediction[taken < 0]
     first, second = np.nonzero(found.image[rest][:, None] == truth.image)
     similarity = np.zeros((len(rest), len(truth.image)))
-    similarity[first, second] = pair_oks(found.joints, truth.joints, truth.area, truth.box, SIGMAS, rest[first], second)
+    similarity[first, second] = pair_oks(found.keypoints, truth.keypoints, truth.area, truth.box, SIGMAS, rest[first], second)
     again = similarity.max(1) >= FOUND_OKS
     np.add.at(times, similarity[again].argmax(1), 1)
     return times, int((~again).sum())

@@ -42,7 +42,7 @@ from ultralytics.utils.ops import scale_boxes, scale_coords
 
 from benchmarks import common
 from erpose_yolo.data.synth.config import SynthConfig
-from erpose_yolo.data.synth.dataset import picture
+from erpose_yolo.data.synth.dataset import draw_image
 from erpose_yolo.method.decode import select_rows
 
 OURS = ("erpose-n", "erpose8-n")
@@ -141,7 +141,7 @@ def make(name: str, size: int, folder: Path) -> Any:
 
 def photo(index: int) -> np.ndarray:
     """A synthetic image, (720, 1280, 3) BGR."""
-    return picture(SynthConfig(size=1280, aspect=16 / 9, seed=3), "train", index)[0]
+    return draw_image(SynthConfig(size=1280, aspect=16 / 9, seed=3), "train", index)[0]
 
 
 class Letterbox:

@@ -2,15 +2,15 @@
 
     erpose check data.yaml [--split train ...] [--show FILE.jpg] [--deep] [--backgrounds]
 
-What it finds it reports as ``FILE:LINE: error: what is wrong. Mend: what to do``. Exit code 0: clean, 1: something is
+What it finds it reports as ``FILE:LINE: error: what is wrong. Fix: what to do``. Exit code 0: clean, 1: something is
 wrong, 2: wrong usage. Notes do not count as wrong.
 
-Rows may have a box (class, box, joints) or not (class, joints); both in one file are fine. ``--show`` saves a sheet of
-pictures with their skeletons and, below each, the same picture mirrored as training does it, with ``flip_idx``: the left
-side of the body is orange, the right side blue. A person who faces the camera has orange on the right of the picture, in
-both rows; where a wrong ``flip_idx`` leaves the sides alone, the colours change places with the picture.
+Rows may have a box (class, box, keypoints) or not (class, keypoints); both in one file are fine. ``--show`` saves a sheet of
+images with their skeletons and, below each, the same image mirrored as training does it, with ``flip_idx``: the left
+side of the body is orange, the right side blue. A person who faces the camera has orange on the right of the image, in
+both rows; where a wrong ``flip_idx`` leaves the sides alone, the colours change places with the image.
 
-Shapes: N rows of a file, K joints, D values of a joint. Coordinates are shares of the picture unless it says pixels.
+Shapes: N rows of a file, K keypoints, D values of a keypoint. Coordinates are shares of the image unless it says pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from erpose_yolo.data.data_yaml import SPLITS, DataError, DataYaml, YamlError, load_data_yaml
-from erpose_yolo.data.images import IMAGE_SUFFIXES, label_of, picture_folder_of, picture_size, pictures_of
+from erpose_yolo.data.images import IMAGE_SUFFIXES, image_folder_of, image_size, images_of, label_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
 from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import (
@@ -40,7 +40,7 @@ from erpose_yolo.data.skeletons import (
     MIDDLE,
     RIGHT,
     flip_from_names,
-    joint_names,
+    keypoint_names,
     known_skeleton,
     limbs_of,
     limbs_ok,
@@ -50,14 +50,14 @@ from erpose_yolo.method.sigmas import DEFAULT_SIGMA
 
 ROUNDING = 1e-5  # label files have five or six digits
 BOX_SLACK = 0.01  # corners of boxes: Ultralytics' own tolerance
-FAR = 0.5  # a visible joint is far from its box if farther outside than this share of the box's longer side
-FAR_HIDDEN = 2.0  # the same of a hidden joint, since many boxes enclose what is visible alone
-TWIN = 0.01  # two persons are one if their joints differ by less than this share of their extent, on average
-TWIN_JOINTS = 4  # joints that two persons must have in common to be compared
-TALL = 0.25  # note a mirror pair whose joints' mean heights differ by more than this share of the box
-EVIDENCE = 30  # persons with both joints before that is said
-MIN_PIXELS = 10  # Ultralytics leaves smaller pictures out
-UNKNOWN_SIZE = (640, 640)  # px, for the labels of a picture that cannot be read
+FAR = 0.5  # a visible keypoint is far from its box if farther outside than this share of the box's longer side
+FAR_HIDDEN = 2.0  # the same of a hidden keypoint, since many boxes enclose what is visible alone
+TWIN = 0.01  # two persons are one if their keypoints differ by less than this share of their extent, on average
+TWIN_KEYPOINTS = 4  # keypoints that two persons must have in common to be compared
+TALL = 0.25  # note a mirror pair whose keypoints' mean heights differ by more than this share of the box
+EVIDENCE = 30  # persons with both keypoints before that is said
+MIN_PIXELS = 10  # Ultralytics leaves smaller images out
+UNKNOWN_SIZE = (640, 640)  # px, for the labels of an image that cannot be read
 PER_KIND = 20  # findings of a kind that are printed
 
 COLOURS = {LEFT: (0, 140, 255), RIGHT: (255, 120, 0), MIDDLE: (235, 235, 235)}  # BGR: orange, blue, white
@@ -72,7 +72,7 @@ class Finding:
         file: where.
         line: line in it, 0 for the whole file.
         what: what is wrong.
-        mend: what to do.
+        fix: what to do.
         error: False for a note.
     """
 
@@ -80,13 +80,13 @@ class Finding:
     file: Path
     line: int
     what: str
-    mend: str
+    fix: str
     error: bool = True
 
     def __str__(self) -> str:
-        """FILE:LINE: error: what. Mend: mend."""
+        """FILE:LINE: error: what. Fix: fix."""
         where = f"{self.file}:{self.line}" if self.line else str(self.file)
-        return f"{where}: {'error' if self.error else 'note'}: {self.what}. Mend: {self.mend}."
+        return f"{where}: {'error' if self.error else 'note'}: {self.what}. Fix: {self.fix}."
 
 
 @dataclass
@@ -94,18 +94,18 @@ class Report:
     """What the linter found, and what it saw."""
 
     findings: list[Finding] = field(default_factory=list)
-    pictures: Counter[str] = field(default_factory=Counter)  # by split
+    images: Counter[str] = field(default_factory=Counter)  # by split
     persons: Counter[str] = field(default_factory=Counter)
-    gallery: list[tuple[float, int, Path, Array]] = field(default_factory=list)  # heap of pictures worth showing
+    gallery: list[tuple[float, int, Path, Array]] = field(default_factory=list)  # heap of images worth showing
 
     @property
     def errors(self) -> int:
         """Number of findings that are not notes."""
         return sum(finding.error for finding in self.findings)
 
-    def add(self, kind: str, file: Path, line: int, what: str, mend: str, error: bool = True) -> None:
+    def add(self, kind: str, file: Path, line: int, what: str, fix: str, error: bool = True) -> None:
         """Add a finding."""
-        self.findings.append(Finding(kind, file, line, what, mend, error))
+        self.findings.append(Finding(kind, file, line, what, fix, error))
 
 
 def check(
@@ -120,9 +120,9 @@ def check(
     Args:
         data_yaml: path of a data YAML, or the bare name of one that ships with the package.
         splits: which to look at; all that the YAML has where None.
-        deep: decode every picture, not its header alone.
-        backgrounds: pictures without a label file are meant as backgrounds.
-        show: how many pictures to remember for :func:`contact_sheet`.
+        deep: decode every image, not its header alone.
+        backgrounds: images without a label file are meant as backgrounds.
+        show: how many images to remember for :func:`contact_sheet`.
 
     Returns:
         The findings.
@@ -135,7 +135,7 @@ def check(
     try:
         source = load_data_yaml(data_yaml)
     except YamlError as error:
-        report.add("yaml", error.file, error.line, error.what, error.mend)
+        report.add("yaml", error.file, error.line, error.what, error.fix)
         return report
     for split in splits or ():
         if not source.data.get(split):
@@ -145,19 +145,19 @@ def check(
     files: dict[str, list[Path]] = {}
     for split in chosen:
         try:
-            files[split] = pictures_of(source.entries(split))
+            files[split] = images_of(source.entries(split))
         except (FileNotFoundError, UnicodeDecodeError) as error:
-            mend = "make the set, or mend path and splits"
+            fix = "make the set, or fix path and splits"
             if source.data.get("download"):
-                mend = "the set is made when it is used first (its `download:`); train or validate with it once"
-            report.add("split", source.file, source.lines[split], f"{split}: {error}", mend)
+                fix = "the set is made when it is used first (its `download:`); train or validate with it once"
+            report.add("split", source.file, source.lines[split], f"{split}: {error}", fix)
             continue
         if not files[split]:
-            report.add("split", source.file, source.lines[split], f"{split}: no pictures there", "mend the split's path")
+            report.add("split", source.file, source.lines[split], f"{split}: no images there", "fix the split's path")
     if shape is not None:
         heights = _Heights(shape[0])
-        for split, pictures in files.items():
-            _check_split(source, split, pictures, shape, report, heights, deep, backgrounds, show)
+        for split, images in files.items():
+            _check_split(source, split, images, shape, report, heights, deep, backgrounds, show)
         _check_heights(source, shape[0], heights, report)
     _check_leaks(source, files, report)
     return report
@@ -174,12 +174,12 @@ def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
     """
     data, file = source.data, source.file
 
-    def add(kind: str, key: str, what: str, mend: str, error: bool = True) -> None:
-        report.add(kind, file, source.lines.get(key, 1), what, mend, error)
+    def add(kind: str, key: str, what: str, fix: str, error: bool = True) -> None:
+        report.add(kind, file, source.lines.get(key, 1), what, fix, error)
 
     for key in ("train", "val"):
         if not data.get(key) and not (key == "val" and data.get("validation")):
-            add("yaml", key, f"no {key}, which Ultralytics asks for", f"add {key}: and a folder of pictures")
+            add("yaml", key, f"no {key}, which Ultralytics asks for", f"add {key}: and a folder of images")
     names, nc = data.get("names"), data.get("nc")
     if names is None and nc is None:
         add("names", "names", "neither names nor nc", "add names: {0: person}")
@@ -198,7 +198,7 @@ def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
         or shape[0] < 1
         or shape[1] not in (2, 3)
     ):
-        add("kpt_shape", "kpt_shape", f"kpt_shape is {shape!r}", "write [number of joints, 3], or 2 for rows without visibility")
+        add("kpt_shape", "kpt_shape", f"kpt_shape is {shape!r}", "write [number of keypoints, 3], or 2 for rows without visibility")
         return None
     k = shape[0]
 
@@ -208,7 +208,7 @@ def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
         if not numbers:
             add("sigmas", "kpt_oks_sigmas", f"kpt_oks_sigmas is {sigmas!r}", f"write a list of {k} positive numbers")
         elif len(sigmas) != k:
-            add("sigmas", "kpt_oks_sigmas", f"{len(sigmas)} sigmas for {k} joints", "write one for each joint")
+            add("sigmas", "kpt_oks_sigmas", f"{len(sigmas)} sigmas for {k} keypoints", "write one for each keypoint")
         elif not all(0 < s < math.inf for s in sigmas):
             bad = next(i for i, s in enumerate(sigmas) if not 0 < s < math.inf)
             add("sigmas", "kpt_oks_sigmas", f"sigma {bad} is {sigmas[bad]}", "write positive numbers")
@@ -220,7 +220,7 @@ def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
     _check_flip(source, k, titles, add)
     limbs = data.get("skeleton")
     if limbs is not None and not limbs_ok(limbs, k):
-        add("skeleton", "skeleton", f"skeleton is not pairs of joints from 0 to {k - 1}", "write [[5, 7], [7, 9], ...]")
+        add("skeleton", "skeleton", f"skeleton is not pairs of keypoints from 0 to {k - 1}", "write [[5, 7], [7, 9], ...]")
     return k, shape[1]
 
 
@@ -236,10 +236,10 @@ def _check_names(source: DataYaml, k: int, add: Any) -> dict[Any, list[str]]:
         if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
             add("kpt_names", "kpt_names", f"{of} is no list of names", "write {0: [nose, left_eye, ...]}")
         elif len(names) != k:
-            add("kpt_names", "kpt_names", f"{of} has {len(names)} names for {k} joints", "name every joint of kpt_shape once")
+            add("kpt_names", "kpt_names", f"{of} has {len(names)} names for {k} keypoints", "name every keypoint of kpt_shape once")
         elif len(set(map(str, names))) < k:
             twice = Counter(map(str, names)).most_common(1)[0][0]
-            add("kpt_names", "kpt_names", f"{of} has {twice!r} twice", "give every joint a name of its own")
+            add("kpt_names", "kpt_names", f"{of} has {twice!r} twice", "give every keypoint a name of its own")
         else:
             good[category] = [str(name) for name in names]
     return good
@@ -251,25 +251,25 @@ def _check_flip(source: DataYaml, k: int, titles: dict[Any, list[str]], add: Any
     names = next(iter(titles.values()), None)
     expected, alone = flip_from_names(names) if names else (None, [])
     sided = names is not None and any(side for side, _ in sides_of(names))
-    proposal = f"flip_idx: {expected}" if sided and not alone else "the partner of every joint, itself for those in the middle"
+    proposal = f"flip_idx: {expected}" if sided and not alone else "the partner of every keypoint, itself for those in the middle"
     if flip is None:
-        add("flip_idx", "kpt_shape", "no flip_idx, so Ultralytics does not mirror pictures in training", f"add {proposal}",
+        add("flip_idx", "kpt_shape", "no flip_idx, so Ultralytics does not mirror images in training", f"add {proposal}",
             error=False)  # fmt: skip
         return
     if not isinstance(flip, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in flip):
         add("flip_idx", "flip_idx", f"flip_idx is {flip!r}", f"write {proposal}")
         return
     if len(flip) != k:
-        add("flip_idx", "flip_idx", f"flip_idx has {len(flip)} entries for {k} joints", f"write {proposal}")
+        add("flip_idx", "flip_idx", f"flip_idx has {len(flip)} entries for {k} keypoints", f"write {proposal}")
         return
     if any(not 0 <= i < k for i in flip):
         bad = next(i for i in flip if not 0 <= i < k)
-        add("flip_idx", "flip_idx", f"flip_idx names joint {bad}, joints are 0 to {k - 1}", f"write {proposal}")
+        add("flip_idx", "flip_idx", f"flip_idx names keypoint {bad}, keypoints are 0 to {k - 1}", f"write {proposal}")
         return
     broken = [i for i in range(k) if flip[flip[i]] != i]
     if broken:
         i = broken[0]
-        what = f"flip_idx does not mirror back: joint {i} goes to {flip[i]}, but {flip[i]} goes to {flip[flip[i]]}"
+        what = f"flip_idx does not mirror back: keypoint {i} goes to {flip[i]}, but {flip[i]} goes to {flip[flip[i]]}"
         add("flip_idx", "flip_idx", what, f"write {proposal}")
         return
     for category, group in titles.items():
@@ -283,38 +283,38 @@ def _check_flip(source: DataYaml, k: int, titles: dict[Any, list[str]], add: Any
         if wrong:
             pairs = ", ".join(f"{group[i]} -> {group[flip[i]]}" for i in wrong[:4]) + (", ..." if len(wrong) > 4 else "")
             of = f" of class {category}" if len(titles) > 1 else ""
-            what = f"flip_idx contradicts kpt_names{of} for {len(wrong)} joints: {pairs}"
+            what = f"flip_idx contradicts kpt_names{of} for {len(wrong)} keypoints: {pairs}"
             add("flip_idx", "flip_idx", what, f"write flip_idx: {wanted}")
     if alone:
         what = f"{alone[0]!r} has a side but no partner on the other one"
         add("kpt_names", "kpt_names", what, "check its spelling, and flip_idx by hand", error=False)
     guess = known_skeleton(None, k)
     if names is None and guess is not None and flip != guess.flip:
-        what = f"no kpt_names, and flip_idx is not that of {guess.title}, which has {k} joints too"
-        add("flip_idx", "flip_idx", what, f"if these are its joints write flip_idx: {guess.flip}; add kpt_names in any case",
+        what = f"no kpt_names, and flip_idx is not that of {guess.title}, which has {k} keypoints too"
+        add("flip_idx", "flip_idx", what, f"if these are its keypoints write flip_idx: {guess.flip}; add kpt_names in any case",
             error=False)  # fmt: skip
     elif names is None and k > 1 and flip == list(range(k)):
-        what = "flip_idx leaves every joint in its place, right only for objects without left and right"
+        what = "flip_idx leaves every keypoint in its place, right only for objects without left and right"
         add("flip_idx", "flip_idx", what, "add kpt_names, and look at --show", error=False)
 
 
-# -- pictures and labels ---------------------------------------------------------------------------------------------
+# -- images and labels ---------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Heights:
-    """How high joints lie in their boxes, which is the same for both of a mirror pair: sums (K, K) over persons.
+    """How high keypoints lie in their boxes, which is the same for both of a mirror pair: sums (K, K) over persons.
 
-    ``total[i, j]`` sums the height of joint i over the persons that have joint j too, ``count`` counts these.
+    ``total[i, j]`` sums the height of keypoint i over the persons that have keypoint j too, ``count`` counts these.
     """
 
-    joints: int
+    keypoints: int
     total: Array = field(init=False)
     count: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        self.total = np.zeros((self.joints, self.joints))
-        self.count = np.zeros((self.joints, self.joints))
+        self.total = np.zeros((self.keypoints, self.keypoints))
+        self.count = np.zeros((self.keypoints, self.keypoints))
 
     def add(self, poses: Array, seen: NDArray[np.bool_]) -> None:
         """Add persons (N, K, 3), with seen (N, K)."""
@@ -339,17 +339,17 @@ def _check_heights(source: DataYaml, k: int, heights: _Heights, report: Report) 
     for i, j in enumerate(flip):
         if i < j and heights.count[i, j] >= EVIDENCE and abs(mean[i, j] - mean[j, i]) > TALL:
             what = (
-                f"flip_idx pairs joints {i} and {j}, but in {heights.count[i, j]:.0f} persons one lies at {mean[i, j]:.0%} and "
+                f"flip_idx pairs keypoints {i} and {j}, but in {heights.count[i, j]:.0f} persons one lies at {mean[i, j]:.0%} and "
                 f"the other at {mean[j, i]:.0%} of the height from the top"
             )
-            mend = "check flip_idx; left and right of a pair lie equally high on average"
-            report.add("flip_idx", source.file, source.lines["flip_idx"], what, mend, error=False)
+            fix = "check flip_idx; left and right of a pair lie equally high on average"
+            report.add("flip_idx", source.file, source.lines["flip_idx"], what, fix, error=False)
 
 
 def _check_split(
     source: DataYaml,
     split: str,
-    pictures: list[Path],
+    images: list[Path],
     shape: tuple[int, int],
     report: Report,
     heights: _Heights,
@@ -357,28 +357,28 @@ def _check_split(
     backgrounds: bool,
     show: int,
 ) -> None:
-    """Check the pictures of a split and their labels."""
+    """Check the images of a split and their labels."""
     names = source.data.get("names")
     classes = len(names) if isinstance(names, (list, dict)) else int(source.data.get("nc") or 1)
     labels: dict[Path, Path] = {}
-    without_joints: list[tuple[Path, int]] = []
+    without_keypoints: list[tuple[Path, int]] = []
     box_free = with_box = 0
     first_free: Path | None = None
-    for picture in Progress(f"checking {split}", len(pictures)).over(pictures):
-        report.pictures[split] += 1
-        label = label_of(picture)
-        if label in labels and labels[label] != picture:
-            report.add("shared label", label, 0, f"{labels[label].name} and {picture.name} share it", "rename one picture")
-        labels[label] = picture
-        size = _check_picture(picture, deep, report)
+    for image in Progress(f"checking {split}", len(images)).over(images):
+        report.images[split] += 1
+        label = label_of(image)
+        if label in labels and labels[label] != image:
+            report.add("shared label", label, 0, f"{labels[label].name} and {image.name} share it", "rename one image")
+        labels[label] = image
+        size = _check_image(image, deep, report)
         if not label.is_file():
             if not backgrounds:
                 what = f"no label file: {label} is absent"
-                report.add("no label", picture, 0, what, "write it; an empty file says that nobody is there (or --backgrounds)")
+                report.add("no label", image, 0, what, "write it; an empty file says that nobody is there (or --backgrounds)")
             continue
         rows = read_rows(label, *shape)
         for problem in rows.problems:
-            report.add(problem.kind, label, problem.line, problem.what, problem.mend)
+            report.add(problem.kind, label, problem.line, problem.what, problem.fix)
         if not len(rows.category):
             continue
         poses, seen = _check_rows(rows, label, classes, size or UNKNOWN_SIZE, shape[1], report)
@@ -386,35 +386,35 @@ def _check_split(
         free = rows.box_free
         box_free, with_box = box_free + int(free.sum()), with_box + int((~free).sum())
         first_free = first_free or (label if free.any() else None)
-        without_joints += [(label, int(line)) for line in rows.lines[~seen.any(1)]]
+        without_keypoints += [(label, int(line)) for line in rows.lines[~seen.any(1)]]
         heights.add(poses, seen)
         if show and size is not None:
-            _remember(report, picture, poses, seen, size, show)
-    if without_joints:
-        label, line = without_joints[0]
-        what = f"{len(without_joints)} rows of {split} have no labelled joint, here is the first"
-        report.add("no joints", label, line, what, "nothing: they are ignore regions in training", error=False)
+            _remember(report, image, poses, seen, size, show)
+    if without_keypoints:
+        label, line = without_keypoints[0]
+        what = f"{len(without_keypoints)} rows of {split} have no labelled keypoint, here is the first"
+        report.add("no keypoints", label, line, what, "nothing: they are ignore regions in training", error=False)
     if first_free is not None:
         what = f"{box_free} rows of {split} have no box ({with_box} have one), here are the first"
-        mend = "nothing: erpose-yolo trains on them; stock Ultralytics cannot"
-        report.add("no boxes", first_free, 0, what, mend, error=False)
+        fix = "nothing: erpose-yolo trains on them; stock Ultralytics cannot"
+        report.add("no boxes", first_free, 0, what, fix, error=False)
     for label in _orphans(set(labels)):
-        report.add("no picture", label, 0, "label file without a picture", "add the picture, or remove the label")
+        report.add("no image", label, 0, "label file without an image", "add the image, or remove the label")
 
 
-def _check_picture(picture: Path, deep: bool, report: Report) -> tuple[int, int] | None:
-    """Width and height of a picture in pixels; None if it cannot be read."""
+def _check_image(image: Path, deep: bool, report: Report) -> tuple[int, int] | None:
+    """Width and height of an image in pixels; None if it cannot be read."""
     try:
-        size = picture_size(picture, deep)
+        size = image_size(image, deep)
     except OSError as error:
-        if not picture.exists():
-            report.add("picture", picture, 0, "there is no such file (a dangling link?)", "bring it back, or remove it here")
+        if not image.exists():
+            report.add("image", image, 0, "there is no such file (a dangling link?)", "bring it back, or remove it here")
         else:
-            report.add("picture", picture, 0, f"cannot be read: {error}", "replace the picture")
+            report.add("image", image, 0, f"cannot be read: {error}", "replace the image")
         return None
     if min(size) < MIN_PIXELS:
-        what = f"{size[0]} x {size[1]} px, Ultralytics leaves out pictures below {MIN_PIXELS} px"
-        report.add("picture", picture, 0, what, "remove or replace it")
+        what = f"{size[0]} x {size[1]} px, Ultralytics leaves out images below {MIN_PIXELS} px"
+        report.add("image", image, 0, what, "remove or replace it")
         return None
     return size
 
@@ -425,35 +425,35 @@ def _check_rows(
     """Check the rows of a label file.
 
     Returns:
-        Joints (N, K, 3) with visibility, and which of them are labelled (N, K); rows with broken numbers have none.
+        Keypoints (N, K, 3) with visibility, and which of them are labelled (N, K); rows with broken numbers have none.
     """
     poses = rows.posed()
     boxes, lines = rows.boxes, rows.lines
     free = rows.box_free
-    finite: Any = np.isfinite(rows.category) & np.isfinite(rows.joints).all((1, 2)) & (free | np.isfinite(boxes).all(1))
+    finite: Any = np.isfinite(rows.category) & np.isfinite(rows.keypoints).all((1, 2)) & (free | np.isfinite(boxes).all(1))
     for n in np.flatnonzero(~finite):
-        report.add("number", label, int(lines[n]), "a value is NaN or infinite", "mend the row")
+        report.add("number", label, int(lines[n]), "a value is NaN or infinite", "fix the row")
 
     # a NaN passes none of the comparisons below
     for n in np.flatnonzero(finite & ((rows.category < 0) | (rows.category >= classes) | (rows.category % 1 != 0))):
         what = f"class {rows.category[n]:g}, names has classes 0 to {classes - 1}"
-        report.add("class", label, int(lines[n]), what, "mend the row, or names in the data YAML")
+        report.add("class", label, int(lines[n]), what, "fix the row, or names in the data YAML")
     if dims == 3:
         strange: Any = ~np.isin(poses[:, :, 2], (0, 1, 2)) & np.isfinite(poses[:, :, 2])
         for n in np.flatnonzero(strange.any(1) & finite):
             k = int(np.flatnonzero(strange[n])[0])
-            what = f"joint {k} has visibility {poses[n, k, 2]:g}"
+            what = f"keypoint {k} has visibility {poses[n, k, 2]:g}"
             report.add("visibility", label, int(lines[n]), what, "0 is not labelled, 1 hidden, 2 visible")
-    point = rows.joints[:, :, :2]
+    point = rows.keypoints[:, :, :2]
     least = -np.inf if dims == 2 else -ROUNDING  # without visibility, negative means not labelled
     outside: Any = ((point < least) | (point > 1 + ROUNDING)).any(2)
     for n in np.flatnonzero(outside.any(1) & finite):
         k = int(np.flatnonzero(outside[n])[0])
-        what = f"joint {k} is at ({point[n, k, 0]:g}, {point[n, k, 1]:g}), outside the picture"
-        mend = "coordinates are shares of width and height, 0 to 1; write 0 0 0 for a joint outside"
+        what = f"keypoint {k} is at ({point[n, k, 0]:g}, {point[n, k, 1]:g}), outside the image"
+        fix = "coordinates are shares of width and height, 0 to 1; write 0 0 0 for a keypoint outside"
         if point[n, k].max() > 2:
-            mend = "coordinates are shares, 0 to 1: divide pixels by the picture's width and height"
-        report.add("outside", label, int(lines[n]), what, mend)
+            fix = "coordinates are shares, 0 to 1: divide pixels by the image's width and height"
+        report.add("outside", label, int(lines[n]), what, fix)
     low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
     beyond: Any = (low < -BOX_SLACK).any(1) | (high > 1 + BOX_SLACK).any(1)
     for n in np.flatnonzero(beyond & finite & ~free):
@@ -465,7 +465,7 @@ def _check_rows(
 
     seen: Any = (poses[:, :, 2] > 0) & finite[:, None] & ~outside
     for n in np.flatnonzero(free & finite & ~seen.any(1)):
-        report.add("nothing", label, int(lines[n]), "neither a box nor a labelled joint", "remove the row")
+        report.add("nothing", label, int(lines[n]), "neither a box nor a labelled keypoint", "remove the row")
     scale = np.array(size, float)
     away: Any = np.maximum(np.maximum(low[:, None] - point, point - high[:, None]), 0) * scale  # (N, K, 2) pixels outside
     side: Any = (boxes[:, 2:] * scale).max(1)
@@ -474,8 +474,8 @@ def _check_rows(
     far: Any = (away.max(2) > limit) & seen & boxed[:, None]
     for n in np.flatnonzero(far.any(1)):
         k = int(np.argmax(np.where(far[n], away[n].max(1), -1)))
-        what = f"joint {k} lies {away[n, k].max():.0f} px outside its box, whose longer side is {side[n]:.0f} px"
-        report.add("far", label, int(lines[n]), what, "mend the joint or the box (another person's?)")
+        what = f"keypoint {k} lies {away[n, k].max():.0f} px outside its box, whose longer side is {side[n]:.0f} px"
+        report.add("far", label, int(lines[n]), what, "fix the keypoint or the box (another person's?)")
     for first, again in _twins(rows, poses, seen, scale):
         what = f"the same person as in line {lines[first]}"
         report.add("duplicate", label, int(lines[again]), what, "remove one of the rows")
@@ -501,7 +501,7 @@ def _twins(rows: Rows, poses: Array, seen: NDArray[np.bool_], scale: Array) -> I
         common = seen[later] & seen[n]
         count = common.sum(1)
         apart = np.linalg.norm(np.where(common[:, :, None], point[later] - point[n], 0), axis=2).sum(1) / np.maximum(count, 1)
-        like = (count >= TWIN_JOINTS) & (2 * count >= np.maximum(seen[later].sum(1), seen[n].sum()))
+        like = (count >= TWIN_KEYPOINTS) & (2 * count >= np.maximum(seen[later].sum(1), seen[n].sum()))
         like &= (apart < TWIN * np.maximum(extent[later], extent[n])) & (rows.category[later] == rows.category[n])
         for m in later[same | like].tolist():
             if m not in gone:
@@ -510,7 +510,7 @@ def _twins(rows: Rows, poses: Array, seen: NDArray[np.bool_], scale: Array) -> I
 
 
 def _orphans(labels: set[Path]) -> list[Path]:
-    """Label files beside those of the split that no picture belongs to, whatever split it may be in."""
+    """Label files beside those of the split that no image belongs to, whatever split it may be in."""
     out = []
     for folder in sorted({label.parent for label in labels}):
         if not folder.is_dir():
@@ -518,7 +518,7 @@ def _orphans(labels: set[Path]) -> list[Path]:
         extra = [Path(e.path) for e in os.scandir(folder) if e.name.endswith(".txt") and Path(e.path) not in labels]
         if not extra:
             continue
-        home = picture_folder_of(folder)
+        home = image_folder_of(folder)
         stems = set()
         if home.is_dir():
             stems = {os.path.splitext(n)[0] for n in os.listdir(home) if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES}
@@ -531,17 +531,17 @@ def _orphans(labels: set[Path]) -> list[Path]:
 
 
 def _check_leaks(source: DataYaml, files: dict[str, list[Path]], report: Report) -> None:
-    """Find pictures that are in two splits: the same path, or the same bytes.
+    """Find images that are in two splits: the same path, or the same bytes.
 
     Only files of equal size can be the same, of these only those with equal ends; so little of a set is read in full.
     """
     if len(files) < 2:
         return
     groups: dict[Any, list[tuple[str, Path]]] = defaultdict(list)
-    for split, pictures in files.items():
-        for picture in pictures:
+    for split, images in files.items():
+        for image in images:
             try:
-                groups[picture.stat().st_size].append((split, picture))
+                groups[image.stat().st_size].append((split, image))
             except OSError:
                 continue  # reported as unreadable
     for reader in (_ends_of, _hash_of):
@@ -549,9 +549,9 @@ def _check_leaks(source: DataYaml, files: dict[str, list[Path]], report: Report)
         groups = defaultdict(list)
         bar = Progress("comparing splits", sum(map(len, shared)))
         for number, group in enumerate(shared):
-            for split, picture in group:
+            for split, image in group:
                 try:
-                    groups[number, reader(picture)].append((split, picture))
+                    groups[number, reader(image)].append((split, image))
                 except OSError:
                     pass
                 bar.add()
@@ -561,11 +561,11 @@ def _check_leaks(source: DataYaml, files: dict[str, list[Path]], report: Report)
         group.sort(key=lambda item: (order[item[0]], item[1]))
         first_split, first = group[0]
         told = set()
-        for split, picture in group[1:]:
+        for split, image in group[1:]:
             if split != first_split and split not in told:
                 told.add(split)
-                what = f"the same picture as {first} of {first_split}, so {split} is not unseen"
-                report.add("leak", picture, 0, what, f"remove one of the two ({split} or {first_split})")
+                what = f"the same image as {first} of {first_split}, so {split} is not unseen"
+                report.add("leak", image, 0, what, f"remove one of the two ({split} or {first_split})")
 
 
 def _ends_of(file: Path, size: int = 4096) -> bytes:
@@ -586,8 +586,8 @@ def _hash_of(file: Path) -> bytes:
 # -- contact sheet ---------------------------------------------------------------------------------------------------
 
 
-def _remember(report: Report, picture: Path, poses: Array, seen: NDArray[np.bool_], size: tuple[int, int], show: int) -> None:
-    """Keep the pictures whose main person is large and fully labelled: there the sides are seen best."""
+def _remember(report: Report, image: Path, poses: Array, seen: NDArray[np.bool_], size: tuple[int, int], show: int) -> None:
+    """Keep the images whose main person is large and fully labelled: there the sides are seen best."""
     point = np.where(seen[:, :, None], poses[:, :, :2] * size, np.nan)
     whole = seen.sum(1) >= 2
     if not whole.any():
@@ -596,7 +596,7 @@ def _remember(report: Report, picture: Path, poses: Array, seen: NDArray[np.bool
     score = float((extent.clip(max=0.8) * seen[whole].mean(1) ** 2).max()) / (1 + 0.1 * max(0, int(whole.sum()) - 3))
     drawn = poses.copy()
     drawn[~seen] = 0
-    item = (score, -report.pictures.total(), picture, drawn)
+    item = (score, -report.images.total(), image, drawn)
     if len(report.gallery) < show:
         heapq.heappush(report.gallery, item)
     elif item[:2] > report.gallery[0][:2]:
@@ -604,22 +604,22 @@ def _remember(report: Report, picture: Path, poses: Array, seen: NDArray[np.bool
 
 
 def contact_sheet(source: DataYaml, report: Report, file: Path, tile: int = 300) -> None:
-    """Save pictures with their skeletons and, below each, the mirrored picture with ``flip_idx`` applied.
+    """Save images with their skeletons and, below each, the mirrored image with ``flip_idx`` applied.
 
     Args:
         source: the data YAML.
         report: of :func:`check` with ``show``.
         file: where the sheet goes; the suffix says the format.
-        tile: side of a picture on the sheet in pixels.
+        tile: side of an image on the sheet in pixels.
 
     Raises:
         DataError: nothing to show, or the sheet cannot be written.
     """
     if not report.gallery:
-        raise DataError(f"{source.file}: no picture with a labelled person to show. Mend: the errors above first.")
-    gallery = [(picture, poses) for _, _, picture, poses in sorted(report.gallery, key=lambda g: g[:2], reverse=True)]
+        raise DataError(f"{source.file}: no image with a labelled person to show. Fix: the errors above first.")
+    gallery = [(path, poses) for _, _, path, poses in sorted(report.gallery, key=lambda g: g[:2], reverse=True)]
     k = gallery[0][1].shape[1]
-    names = joint_names(source.data.get("kpt_names"), k)
+    names = keypoint_names(source.data.get("kpt_names"), k)
     known = known_skeleton(names, k)
     sides = [side for side, _ in sides_of(names or (known.names if known else [""] * k))]
     limbs = limbs_of(source.data, k)
@@ -636,10 +636,10 @@ def contact_sheet(source: DataYaml, report: Report, file: Path, tile: int = 300)
     labelled += "" if limbs else "; no skeleton: keypoints alone"
     _text(sheet, labelled, (gap, head + line - 7), (235, 235, 235))
     below = head + line + tile
-    caption = "mirrored with flip_idx: who faces you still has orange on the right of the picture"
+    caption = "mirrored with flip_idx: who faces you still has orange on the right of the image"
     _text(sheet, caption if flip else "no usable flip_idx: nothing to mirror", (gap, below + line - 7), (235, 235, 235))
-    for n, (picture, poses) in enumerate(gallery):
-        image = cv2.imread(str(picture), cv2.IMREAD_COLOR)
+    for n, (path, poses) in enumerate(gallery):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             continue
         scale = tile / max(image.shape[:2])
@@ -664,7 +664,7 @@ def contact_sheet(source: DataYaml, report: Report, file: Path, tile: int = 300)
     except cv2.error:
         written = False
     if not written:
-        raise DataError(f"{file}: cannot be written. Mend: give --show a name that ends in .jpg or .png.")
+        raise DataError(f"{file}: cannot be written. Fix: give --show a name that ends in .jpg or .png.")
 
 
 def _verdict(
@@ -688,13 +688,13 @@ def _verdict(
 
 
 def draw_sides(image: NDArray[np.uint8], pose: Array, sides: Sequence[str], limbs: Sequence[Sequence[int]]) -> None:
-    """Draw a skeleton in place, left and right in their colours; hidden joints hollow.
+    """Draw a skeleton in place, left and right in their colours; hidden keypoints hollow.
 
     Args:
         image: (H, W, 3) uint8 BGR.
-        pose: (K, 3) shares of the picture and visibility.
+        pose: (K, 3) shares of the image and visibility.
         sides: (K,) LEFT, MIDDLE or RIGHT.
-        limbs: pairs of joint indices. A limb has the side of its joints; MIDDLE if they differ.
+        limbs: pairs of keypoint indices. A limb has the side of its keypoints; MIDDLE if they differ.
     """
     height, width = image.shape[:2]
     spots = [(int(round(x)), int(round(y))) for x, y in pose[:, :2].clip(-1, 2) * (width, height)]
@@ -730,15 +730,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", metavar="data.yaml", help="data YAML, or the name of a set that ships with erpose-yolo")
     parser.add_argument("--split", nargs="+", metavar="NAME", help="look at these splits only (default: all)")
     parser.add_argument("--show", type=Path, metavar="FILE.jpg", help="save a sheet of skeletons, and of the same mirrored")
-    parser.add_argument("--pictures", type=int, default=6, metavar="N", help="pictures on that sheet (default: 6)")
-    parser.add_argument("--deep", action="store_true", help="decode every picture in full (slow)")
-    parser.add_argument("--backgrounds", action="store_true", help="pictures without label file are meant so")
+    parser.add_argument("--images", type=int, default=6, metavar="N", help="images on that sheet (default: 6)")
+    parser.add_argument("--deep", action="store_true", help="decode every image in full (slow)")
+    parser.add_argument("--backgrounds", action="store_true", help="images without label file are meant so")
     parser.add_argument("--all", action="store_true", help=f"print every finding, not {PER_KIND} of a kind")
     try:
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-        if args.pictures < 1:
-            parser.error("--pictures must be at least 1")
-        report = check(args.data, args.split, args.deep, args.backgrounds, args.pictures if args.show else 0)
+        if args.images < 1:
+            parser.error("--images must be at least 1")
+        report = check(args.data, args.split, args.deep, args.backgrounds, args.images if args.show else 0)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
     except (FileNotFoundError, KeyError) as error:
@@ -766,9 +766,9 @@ def _print(report: Report, every: bool) -> None:
     for (_, kind), count in counts.items():
         if count > PER_KIND and not every:
             print(f"... and {count - PER_KIND} more of the kind '{kind}' (--all prints them)")
-    seen = ", ".join(f"{s}: {n} pictures, {report.persons[s]} persons" for s, n in report.pictures.items())
+    seen = ", ".join(f"{s}: {n} images, {report.persons[s]} persons" for s, n in report.images.items())
     notes = len(report.findings) - report.errors
-    print(f"{seen or 'no pictures'}; {report.errors} errors, {notes} notes")
+    print(f"{seen or 'no images'}; {report.errors} errors, {notes} notes")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ SPLITS = ("train", "val", "test", "minival")  # the keys that Ultralytics resolv
 
 
 class DataError(ValueError):
-    """Something is wrong with a data set; the message names the file, the line and the mend."""
+    """Something is wrong with a data set; the message names the file, the line and the fix."""
 
 
 class YamlError(DataError):
@@ -22,12 +22,12 @@ class YamlError(DataError):
         file: the YAML.
         line: where, 0 if it is not known.
         what: what is wrong.
-        mend: what to do.
+        fix: what to do.
     """
 
-    def __init__(self, file: Path, line: int, what: str, mend: str) -> None:
-        super().__init__(f"{file}:{line}: {what}. Mend: {mend}." if line else f"{file}: {what}. Mend: {mend}.")
-        self.file, self.line, self.what, self.mend = file, line, what, mend
+    def __init__(self, file: Path, line: int, what: str, fix: str) -> None:
+        super().__init__(f"{file}:{line}: {what}. Fix: {fix}." if line else f"{file}: {what}. Fix: {fix}.")
+        self.file, self.line, self.what, self.fix = file, line, what, fix
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DataYaml:
     root: Path
 
     def entries(self, split: str) -> list[Path]:
-        """What a split names: folders, lists of pictures (.txt) or pictures, resolved as Ultralytics does."""
+        """What a split names: folders, lists of images (.txt) or images, resolved as Ultralytics does."""
         value = self.data.get(split)
         out = []
         for entry in [value] if isinstance(value, str) else value or []:

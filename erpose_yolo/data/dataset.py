@@ -13,17 +13,17 @@ from ultralytics.data.utils import check_image, get_hash
 from ultralytics.utils import colorstr
 from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
-from erpose_yolo.data.images import UNDECODED, picture_size
+from erpose_yolo.data.images import UNDECODED, image_size
 from erpose_yolo.data.labels import ColumnError, LabelError, parse_labels
 from erpose_yolo.data.skeletons import read_kpt_shape
 
 ROWS = "erpose rows 3"  # into the hash of label caches, so that stock runs and ours do not read each other's
 
 
-def check_picture(image: str, flag: int) -> tuple[str, tuple[int, int]]:
-    """Make sure that a picture can be used, by decoding it as training will.
+def check_decodes(image: str, flag: int) -> tuple[str, tuple[int, int]]:
+    """Make sure that an image can be used, by decoding it as training will.
 
-    The stock check reads the header of most formats and no more; a picture damaged behind it ends a stock run in the middle
+    The stock check reads the header of most formats and no more; an image damaged behind it ends a stock run in the middle
     of an epoch. Decoding all of a set takes about as long as reading it for one epoch; the label cache remembers the result.
 
     Args:
@@ -31,48 +31,48 @@ def check_picture(image: str, flag: int) -> tuple[str, tuple[int, int]]:
         flag: OpenCV's flag for reading it.
 
     Returns:
-        A message of the stock check, empty if it changed nothing, and the picture's height and width in pixels.
+        A message of the stock check, empty if it changed nothing, and the image's height and width in pixels.
 
     Raises:
         Exception: it cannot be used; the message says why.
     """
     if not image.lower().endswith(PIL_FALLBACK_SUFFIXES):
-        picture_size(Path(image))  # before the stock check, which runs pip for a file that is no picture
+        image_size(Path(image))  # before the stock check, which runs pip for a file that is no image
     message, _ = check_image(image)
-    picture = imread(image, flags=flag)
-    if picture is None:
+    pixels = imread(image, flags=flag)
+    if pixels is None:
         raise ValueError(UNDECODED)
-    return message, picture.shape[:2]
+    return message, pixels.shape[:2]
 
 
 def verify(args: tuple[Any, ...]) -> list[Any]:
-    """Check one picture and read its labels.
+    """Check one image and read its labels.
 
     Args:
         args: image file, label file, log prefix, (K, D), number of classes, single_cls, OpenCV's flag for reading.
 
     Returns:
-        The ten values of Ultralytics' own check: file, rows (N, 5), shape, segments, joints, missing, found, empty, corrupt,
-        message. A picture that cannot be used is left out and its message says file, line and mend.
+        The ten values of Ultralytics' own check: file, rows (N, 5), shape, segments, keypoints, missing, found, empty, corrupt,
+        message. An image that cannot be used is left out and its message says file, line and fix.
 
     Raises:
         ColumnError: a wrong number of columns stops the run, see labels.ColumnError.
     """
     image, file, prefix, kpt_shape, num_classes, single_class, flag = args
     try:
-        message, shape = check_picture(image, flag)
+        message, shape = check_decodes(image, flag)
         found = Path(file).is_file()
         if found:
-            classes, boxes, joints = parse_labels(file, kpt_shape, num_classes, (shape[1], shape[0]), single_class)
+            classes, boxes, keypoints = parse_labels(file, kpt_shape, num_classes, (shape[1], shape[0]), single_class)
         else:
-            classes, boxes, joints = np.zeros((0, 1)), np.zeros((0, 4)), np.zeros((0, kpt_shape[0], 3), np.float32)
+            classes, boxes, keypoints = np.zeros((0, 1)), np.zeros((0, 4)), np.zeros((0, kpt_shape[0], 3), np.float32)
         rows = np.concatenate((classes, boxes), 1).astype(np.float32)
         message = f"{prefix}{message}" if message else ""
-        return [image, rows, shape, [], joints, int(not found), int(found), int(found and not len(rows)), 0, message]
+        return [image, rows, shape, [], keypoints, int(not found), int(found), int(found and not len(rows)), 0, message]
     except ColumnError:
         raise
-    except Exception as error:  # as Ultralytics does: an unreadable picture must not end a run of days
-        what = str(error) if isinstance(error, LabelError) else f"{error}. Mend: replace or remove the picture."
+    except Exception as error:  # as Ultralytics does: an unreadable image must not end a run of days
+        what = str(error) if isinstance(error, LabelError) else f"{error}. Fix: replace or remove the image."
         return [None, None, None, None, None, 0, 0, 0, 1, f"{prefix}{image}: left out. {what}"]
 
 
@@ -80,7 +80,7 @@ class ERPoseDataset(YOLODataset):
     """YOLO-pose data set with optional boxes."""
 
     def verify_args(self) -> tuple[Any, Iterable[Any]]:
-        """Our check and its arguments, one tuple per picture."""
+        """Our check and its arguments, one tuple per image."""
         k, d = self.data["kpt_shape"]
         each = (self.prefix, (k, d), len(self.data["names"]), self.single_cls, self.cv2_flag)
         return verify, zip(self.im_files, self.label_files, *map(repeat, each))
@@ -104,19 +104,19 @@ def build_dataset(
 
     Args:
         args: run configuration.
-        img_path: folder or list of pictures.
-        batch: pictures per batch, for rectangular batches.
+        img_path: folder or list of images.
+        batch: images per batch, for rectangular batches.
         data: data dictionary with kpt_shape and names.
         mode: "train" augments, "val" does not.
         rect: rectangular batches.
         stride: sides are multiples of it, in pixels.
-        fraction: share of the pictures to use.
+        fraction: share of the images to use.
 
     Raises:
         ValueError: no kpt_shape in the data YAML.
     """
     if "kpt_shape" not in data:  # ultralytics says so itself from 8.4.155 on
-        raise ValueError(f"{args.data}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (joints, values each).")
+        raise ValueError(f"{args.data}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (keypoints, values each).")
     data["kpt_shape"] = read_kpt_shape(data["kpt_shape"], args.data)
     return ERPoseDataset(
         img_path=img_path,

@@ -17,27 +17,27 @@ LIMB_CONFIDENCE = 0.25  # visibility below which Ultralytics draws neither a key
 
 
 def draw_person(
-    image: np.ndarray, joints: np.ndarray, colour: tuple[int, int, int], limbs: Sequence[tuple[int, int]], width: int
+    image: np.ndarray, keypoints: np.ndarray, colour: tuple[int, int, int], limbs: Sequence[tuple[int, int]], width: int
 ) -> None:
     """Draw one skeleton in place.
 
     Args:
         image: (H, W, 3) uint8.
-        joints: (K, 2 or 3) pixels and visibility; joints below 0.5 are left out, labelled but occluded ones (1 where the
+        keypoints: (K, 2 or 3) pixels and visibility; keypoints below 0.5 are left out, labelled but occluded ones (1 where the
             labels use 0, 1, 2) are hollow.
-        colour: of limbs and joints.
-        limbs: pairs of joint indices.
+        colour: of limbs and keypoints.
+        limbs: pairs of keypoint indices.
         width: line width in pixels.
     """
-    seen = joints[:, 2] >= 0.5 if joints.shape[1] == 3 else np.ones(len(joints), bool)
-    labels = joints.shape[1] == 3 and joints[:, 2].max(initial=0) > 1
-    points = [(int(round(x)), int(round(y))) for x, y in np.clip(joints[:, :2], -1e4, 1e4)]
+    seen = keypoints[:, 2] >= 0.5 if keypoints.shape[1] == 3 else np.ones(len(keypoints), bool)
+    labels = keypoints.shape[1] == 3 and keypoints[:, 2].max(initial=0) > 1
+    points = [(int(round(x)), int(round(y))) for x, y in np.clip(keypoints[:, :2], -1e4, 1e4)]
     for a, b in limbs:
         if max(a, b) < len(points) and seen[a] and seen[b]:
             cv2.line(image, points[a], points[b], colour, width, cv2.LINE_AA)
     for k, point in enumerate(points):
         if seen[k]:
-            hollow = labels and joints[k, 2] == 1
+            hollow = labels and keypoints[k, 2] == 1
             cv2.circle(image, point, width + 1, colour, width if hollow else -1, cv2.LINE_AA)
 
 
@@ -57,12 +57,12 @@ def plot_skeletons(
     Args:
         batch: collated batch; its ``img`` is drawn on, and its own labels are drawn where ``persons`` is None.
         paths: image files, for the captions.
-        file: where the picture goes.
-        limbs: pairs of joint indices (data.skeletons.limbs_of).
+        file: where the image goes.
+        limbs: pairs of keypoint indices (data.skeletons.limbs_of).
         persons: predictions with ``keypoints`` (N, K, D) in pixels, ``conf`` (N,) and ``batch_idx`` (N,).
         min_score: predictions below it are not drawn.
         on_plot: told of the saved file.
-        max_images: most pictures in the grid.
+        max_images: most images in the grid.
         max_size: longest side of the grid in pixels.
     """
     images = batch["img"][:max_images].detach().float().cpu().numpy()
@@ -74,10 +74,10 @@ def plot_skeletons(
     grid = np.full((side * th, side * tw, 3), 255, np.uint8)
 
     source = batch if persons is None else persons
-    joints = source["keypoints"].detach().float().cpu().numpy().copy()
+    keypoints = source["keypoints"].detach().float().cpu().numpy().copy()
     if persons is None:  # labels are normalised
-        joints[..., :2] *= [w, h]
-    joints[..., :2] *= scale
+        keypoints[..., :2] *= [w, h]
+    keypoints[..., :2] *= scale
     image_of = source["batch_idx"].detach().cpu().numpy().reshape(-1)
     scores = None if persons is None else persons["conf"].detach().float().cpu().numpy()
 
@@ -89,9 +89,9 @@ def plot_skeletons(
             if scores is not None and scores[j] < min_score:
                 continue
             colour = colors(count, True)
-            draw_person(annotator.im, joints[j], colour, limbs, annotator.lw)
+            draw_person(annotator.im, keypoints[j], colour, limbs, annotator.lw)
             if scores is not None:
-                x, y = joints[j, :, 0].mean(), joints[j, :, 1].min()
+                x, y = keypoints[j, :, 0].mean(), keypoints[j, :, 1].min()
                 annotator.text([int(np.clip(x, 0, tw - 30)), int(np.clip(y, 14, th - 4))], f"{scores[j]:.2f}", colour)
         if i < len(paths):
             annotator.text([4, 14], Path(paths[i]).name[:40], (220, 220, 220))

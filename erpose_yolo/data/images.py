@@ -16,11 +16,11 @@ IMAGE_SUFFIXES = frozenset(
 )  # fmt: skip
 
 
-def pictures_of(entries: Iterable[Path]) -> list[Path]:
-    """The pictures of a split, sorted.
+def images_of(entries: Iterable[Path]) -> list[Path]:
+    """The images of a split, sorted.
 
     Args:
-        entries: folders, text files that list pictures, or pictures.
+        entries: folders, text files that list images, or images.
 
     Raises:
         FileNotFoundError: an entry does not exist.
@@ -43,15 +43,15 @@ def pictures_of(entries: Iterable[Path]) -> list[Path]:
     return sorted(out)
 
 
-def label_of(picture: Path) -> Path:
-    """Label file of a picture: the last folder ``images`` of its path becomes ``labels``, the suffix ``.txt``."""
-    head, mark, tail = str(picture).rpartition(f"{os.sep}images{os.sep}")
-    stem = f"{head}{os.sep}labels{os.sep}{tail}" if mark else str(picture)
+def label_of(image: Path) -> Path:
+    """Label file of an image: the last folder ``images`` of its path becomes ``labels``, the suffix ``.txt``."""
+    head, mark, tail = str(image).rpartition(f"{os.sep}images{os.sep}")
+    stem = f"{head}{os.sep}labels{os.sep}{tail}" if mark else str(image)
     return Path(stem.rsplit(".", 1)[0] + ".txt")
 
 
-def picture_folder_of(labels: Path) -> Path:
-    """Folder of the pictures of a label folder, the way back of :func:`label_of`."""
+def image_folder_of(labels: Path) -> Path:
+    """Folder of the images of a label folder, the way back of :func:`label_of`."""
     head, mark, tail = f"{labels}{os.sep}".rpartition(f"{os.sep}labels{os.sep}")
     return Path(f"{head}{os.sep}images{os.sep}{tail}") if mark else labels
 
@@ -61,11 +61,11 @@ def _suffix(name: str) -> str:
     return name[dot:].lower() if dot >= 0 else ""
 
 
-def picture_size(file: Path, deep: bool = False) -> tuple[int, int]:
-    """Width and height of a picture as it is shown (its EXIF orientation obeyed), from its header.
+def image_size(file: Path, deep: bool = False) -> tuple[int, int]:
+    """Width and height of an image as it is shown (its EXIF orientation obeyed), from its header.
 
     Args:
-        file: the picture.
+        file: the image.
         deep: decode all of it, by Pillow and by OpenCV, so that damage anywhere is found.
 
     Raises:
@@ -73,7 +73,7 @@ def picture_size(file: Path, deep: bool = False) -> tuple[int, int]:
     """
     try:
         with file.open("rb") as handle:
-            image = _open_picture(handle)
+            image = _open_image(handle)
             width, height = image.size
             kind = image.format
             if str(kind).lower() not in _KINDS:
@@ -92,8 +92,8 @@ def picture_size(file: Path, deep: bool = False) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def _open_picture(handle: Any) -> Any:
-    """PIL.Image.open as PIL has it: Ultralytics replaces that by one which runs pip for a picture it does not know."""
+def _open_image(handle: Any) -> Any:
+    """PIL.Image.open as PIL has it: Ultralytics replaces that by one which runs pip for an image it does not know."""
     from PIL import Image  # comes with ultralytics; OpenCV cannot read a header alone
 
     prefix = handle.read(16)
@@ -110,11 +110,11 @@ def _open_picture(handle: Any) -> Any:
                 return factory(handle, "")
             except (SyntaxError, IndexError, TypeError, KeyError, struct.error):
                 continue  # another format may begin alike
-    raise OSError("not a picture of a format that Pillow can read here")
+    raise OSError("not an image of a format that Pillow can read here")
 
 
 def _decodes(file: Path) -> bool:
-    """Tell whether OpenCV, which training reads pictures with, makes pixels of a file; formats that it lacks pass."""
+    """Tell whether OpenCV, which training reads images with, makes pixels of a file; formats that it lacks pass."""
     import cv2
 
     suffix = _suffix(file.name)
@@ -125,7 +125,7 @@ def _decodes(file: Path) -> bool:
         # as training does: pages of a TIFF first, of which there are kinds that OpenCV reads in this way only
         pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)[1] if suffix in {".tif", ".tiff"} else ()
         return any(page.ndim == 3 for page in pages[:1]) or cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
-    except cv2.error:  # sizes that no picture has
+    except cv2.error:  # sizes that no image has
         return False
 
 

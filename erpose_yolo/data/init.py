@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser("erpose init", description="Write a data YAML for keypoints of your own.")
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="data YAML to write; images and labels go beside it")
-    parser.add_argument("--keypoints", "--joints", type=int, metavar="K", help="number of keypoints of a person")
+    parser.add_argument("--keypoints", type=int, metavar="K", help="number of keypoints of a person")
     parser.add_argument("--names", metavar="A,B,...", help="their names, with left and right in them where they have sides")
     try:
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)

@@ -1,7 +1,7 @@
-"""What is known of skeletons: joint names, limbs, mirror pairs and OKS sigmas; and left and right read from names.
+"""What is known of skeletons: keypoint names, limbs, mirror pairs and OKS sigmas; and left and right read from names.
 
-Shapes: K joints, counted from 0. A limb is a pair of joint indices. A ``flip_idx`` is a permutation of the joints:
-entry k names the joint of the original picture that becomes joint k of the mirrored one.
+Shapes: K keypoints, counted from 0. A limb is a pair of keypoint indices. A ``flip_idx`` is a permutation of the keypoints:
+entry k names the keypoint of the original image that becomes keypoint k of the mirrored one.
 
 Standard library only, so that the command line tools start at once.
 """
@@ -26,8 +26,8 @@ class Skeleton:
 
     Args:
         title: name of the data set that defined it.
-        names: K joint names.
-        limbs: pairs of joint indices.
+        names: K keypoint names.
+        limbs: pairs of keypoint indices.
         sigmas: K OKS sigmas.
     """
 
@@ -58,7 +58,7 @@ COCO_17 = Skeleton(
 )  # fmt: skip
 
 # Keypoints: CrowdPose annotations. Limbs: ours, since
-# the `skeleton` in CrowdPose's own files is COCO's and points past the 14 joints.
+# the `skeleton` in CrowdPose's own files is COCO's and points past the 14 keypoints.
 CROWDPOSE_14 = Skeleton(
     "CrowdPose-14",
     (
@@ -87,7 +87,7 @@ _GLUED = re.compile(r"(left|right)(.+)|(.+)(left|right)")  # lefteye, eyeleft
 
 
 def side_of(name: str) -> tuple[str, str]:
-    """Read the side from a joint's name.
+    """Read the side from a keypoint's name.
 
     ``left_eye``, ``L_Eye``, ``eye.r``, ``leftEye``, ``LEFT EYE`` and ``righteye`` are understood.
 
@@ -96,7 +96,7 @@ def side_of(name: str) -> tuple[str, str]:
     """
     words = [word.lower() for word in _WORDS.findall(name)]
     at = [i for i, word in enumerate(words) if word in _SIDES]
-    if len(at) == 1:  # none is a middle joint; two contradict each other
+    if len(at) == 1:  # none is a middle keypoint; two contradict each other
         return _SIDES[words[at[0]]], " ".join(words[: at[0]] + words[at[0] + 1 :])
     if not at:
         for i, word in enumerate(words):
@@ -122,7 +122,7 @@ def sides_of(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def flip_from_names(names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Read the mirror pairs from the joints' names.
+    """Read the mirror pairs from the keypoints' names.
 
     Returns:
         The ``flip_idx`` (K,), and the names that have a side but no partner (they are left where they are).
@@ -140,29 +140,29 @@ def flip_from_names(names: Sequence[str]) -> tuple[list[int], list[str]]:
     return flip, alone
 
 
-def known_skeleton(names: Sequence[str] | None, joints: int | None = None) -> Skeleton | None:
-    """Return the published skeleton with these joints in this order, whatever the spelling.
+def known_skeleton(names: Sequence[str] | None, keypoints: int | None = None) -> Skeleton | None:
+    """Return the published skeleton with these keypoints in this order, whatever the spelling.
 
     Args:
-        names: K joint names; None where the data do not tell.
-        joints: K, for data without names: a guess from the number of joints alone.
+        names: K keypoint names; None where the data do not tell.
+        keypoints: K, for data without names: a guess from the number of keypoints alone.
     """
     if names is None:
-        return next((s for s in KNOWN if len(s.names) == joints), None)
+        return next((s for s in KNOWN if len(s.names) == keypoints), None)
     keys = _keys(names)
     return next((s for s in KNOWN if _keys(s.names) == keys), None)
 
 
-def joint_names(kpt_names: Any, joints: int) -> list[str] | None:
-    """Joint names of the first class of a data YAML's ``kpt_names``; None where there are not K of them.
+def keypoint_names(kpt_names: Any, keypoints: int) -> list[str] | None:
+    """Keypoint names of the first class of a data YAML's ``kpt_names``; None where there are not K of them.
 
     Args:
         kpt_names: ``{class: [names]}`` (Ultralytics' convention), or a list of names.
-        joints: K.
+        keypoints: K.
     """
     if isinstance(kpt_names, dict):
         kpt_names = next(iter(kpt_names.values()), None)
-    if isinstance(kpt_names, (list, tuple)) and len(kpt_names) == joints:
+    if isinstance(kpt_names, (list, tuple)) and len(kpt_names) == keypoints:
         return [str(name) for name in kpt_names]
     return None
 
@@ -184,17 +184,17 @@ def read_kpt_shape(value: Any, source: object) -> list[int]:
     raise ValueError(f"{source}: kpt_shape is {value!r}. Write 'kpt_shape: [17, 3]' (number of keypoints, 2 or 3 values each).")
 
 
-def names_of(kpt_names: Any, joints: int) -> list[str]:
+def names_of(kpt_names: Any, keypoints: int) -> list[str]:
     """Keypoint names of a model: its own where they are words, COCO's for 17 keypoints without, else numbers.
 
     Args:
-        kpt_names: as :func:`joint_names` takes them; Ultralytics gives models of data without names numbers.
-        joints: K.
+        kpt_names: as :func:`keypoint_names` takes them; Ultralytics gives models of data without names numbers.
+        keypoints: K.
     """
-    names = joint_names(kpt_names, joints)
+    names = keypoint_names(kpt_names, keypoints)
     if names is not None and not all(name.isdecimal() for name in names):
         return names
-    return list(COCO_17.names) if joints == len(COCO_17.names) else [str(i) for i in range(joints)]
+    return list(COCO_17.names) if keypoints == len(COCO_17.names) else [str(i) for i in range(keypoints)]
 
 
 def match_names(wanted: Sequence[str], known: Sequence[str]) -> list[int | None]:
@@ -210,28 +210,28 @@ def match_names(wanted: Sequence[str], known: Sequence[str]) -> list[int | None]
     return found
 
 
-def limbs_ok(limbs: Any, joints: int) -> bool:
-    """Tell whether a data YAML's ``skeleton`` is a list of pairs of joint indices below K, counted from 0."""
+def limbs_ok(limbs: Any, keypoints: int) -> bool:
+    """Tell whether a data YAML's ``skeleton`` is a list of pairs of keypoint indices below K, counted from 0."""
     return isinstance(limbs, (list, tuple)) and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(j, int) and 0 <= j < joints for j in pair)
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(j, int) and 0 <= j < keypoints for j in pair)
         for pair in limbs
     )
 
 
-def limbs_of(data: Mapping[str, Any], joints: int) -> Limbs:
+def limbs_of(data: Mapping[str, Any], keypoints: int) -> Limbs:
     """Limbs to draw for a data set: its ``skeleton`` where it is usable, else those of a published skeleton.
 
     Args:
         data: data YAML; ``skeleton`` and ``kpt_names`` are read.
-        joints: K.
+        keypoints: K.
 
     Returns:
-        Pairs of joint indices; none where nothing is known of the joints.
+        Pairs of keypoint indices; none where nothing is known of the keypoints.
     """
     limbs = data.get("skeleton")
-    if limbs is not None and limbs_ok(limbs, joints):
+    if limbs is not None and limbs_ok(limbs, keypoints):
         return tuple((a, b) for a, b in limbs)
-    known = known_skeleton(joint_names(data.get("kpt_names"), joints), joints)
+    known = known_skeleton(keypoint_names(data.get("kpt_names"), keypoints), keypoints)
     return known.limbs if known else ()
 
 

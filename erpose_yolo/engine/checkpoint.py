@@ -27,7 +27,7 @@ def state_of(trainer: Any) -> dict[str, Any]:
 
     Returns:
         ``model`` and ``ema``: float32 weights and buffers; ``gradients``: by parameter name, of the batches since the last
-        optimiser step, ``waiting`` their number; ``buffer``: indices of the pictures that mosaic draws from; ``results``:
+        optimiser step, ``waiting`` their number; ``buffer``: indices of the images that mosaic draws from; ``results``:
         text of results.csv.
     """
     model = unwrap_model(trainer.model)

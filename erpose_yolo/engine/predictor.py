@@ -29,19 +29,19 @@ class ERPosePredictor(PosePredictor):
     def _limbs(self) -> Limbs | None:
         """Limbs of the network's data set; None where nothing is known of them, or where they are those that stock draws."""
         network = self.model.model if isinstance(self.model.model, nn.Module) else self.model  # a checkpoint or an export
-        limbs, joints = getattr(network, "skeleton", None), self.model.kpt_shape[0]
+        limbs, keypoints = getattr(network, "skeleton", None), self.model.kpt_shape[0]
         limbs = json.loads(limbs) if isinstance(limbs, str) else limbs  # most formats keep text
-        if not limbs or not limbs_ok(limbs, joints):
+        if not limbs or not limbs_ok(limbs, keypoints):
             return None
         found: Limbs = tuple((a, b) for a, b in limbs)
-        return None if joints == len(COCO_17.names) and set(found) == set(COCO_17.limbs) else found
+        return None if keypoints == len(COCO_17.names) and set(found) == set(COCO_17.limbs) else found
 
     def construct_result(self, pred: Tensor, img: Tensor, orig_img: Any, img_path: str) -> PoseResults:
         """Results of one image, which draw the limbs of the network's data set."""
         return PoseResults.of(super().construct_result(pred, img, orig_img, img_path), self.limbs)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the network, after a check that the picture fits an export of fixed size."""
+        """Run the network, after a check that the image fits an export of fixed size."""
         if hasattr(self.model, "units"):
             from erpose_yolo.export.exporter import check_input
 

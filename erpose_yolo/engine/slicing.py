@@ -1,10 +1,10 @@
-"""Sliced prediction for large pictures: overlapping tiles at several sizes and the whole picture, merged by OKS.
+"""Sliced prediction for large images: overlapping tiles at several sizes and the whole image, merged by OKS.
 
-A person of 15 px in a picture of 8,000 px vanishes when the picture is shrunk to the network's input, and one of 2,000 px
-fits no tile. So the picture is seen several times, and a person seen twice is kept once: poses are compared joint by joint
-with OKS, over the joints that both views could see; boxes play no part.
+A person of 15 px in an image of 8,000 px vanishes when the image is shrunk to the network's input, and one of 2,000 px
+fits no tile. So the image is seen several times, and a person seen twice is kept once: poses are compared keypoint by keypoint
+with OKS, over the keypoints that both views could see; boxes play no part.
 
-Shapes: P poses, K joints. Units: pixels of the whole picture, unless a name says otherwise.
+Shapes: P poses, K keypoints. Units: pixels of the whole image, unless a name says otherwise.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from erpose_yolo.method.oks import object_area, oks, sigmas_for, tolerance
 
 MERGE_OKS = 0.5  # COCO's least OKS for two poses to be of one person
 COARSE_CELL = 16.0  # a pose is trusted to the size of a person this many network pixels high and wide, not below
-EDGE = 2.0  # px: a box that comes this near to a border inside the picture is taken to be cut there
-SEEN = 0.5  # joints of at least this visibility are compared
+EDGE = 2.0  # px: a box that comes this near to a border inside the image is taken to be cut there
+SEEN = 0.5  # keypoints of at least this visibility are compared
 TILES = 8  # predicted at a time
 ROWS, PAIRS = 256, 65_536  # poses and pairs of poses that are compared at a time: about 100 MB at 17 keypoints
 
@@ -73,11 +73,11 @@ def parse_sides(slices: Any, overlap: Any = 0.25) -> tuple[int, ...]:
 
 
 def tiles(height: int, width: int, side: int, overlap: float) -> list[View]:
-    """Tiles of equal size that cover a picture, row by row.
+    """Tiles of equal size that cover an image, row by row.
 
     Args:
-        height, width: of the picture.
-        side: of a square tile; a picture that is smaller on one axis gets tiles that are as small there.
+        height, width: of the image.
+        side: of a square tile; an image that is smaller on one axis gets tiles that are as small there.
         overlap: least share of a side that neighbours have in common. Anybody smaller than ``overlap * side`` is whole
             in at least one tile.
 
@@ -97,18 +97,18 @@ def tiles(height: int, width: int, side: int, overlap: float) -> list[View]:
 
 @dataclass(frozen=True)
 class Poses:
-    """Poses of one picture from several views, best first within a view.
+    """Poses of one image from several views, best first within a view.
 
     Attributes:
-        joints: (P, K, 3) pixels and visibility.
+        keypoints: (P, K, 3) pixels and visibility.
         box: (P, 4) corners.
         score: (P,).
         category: (P,).
         view: (P, 4) the view that a pose was seen in.
-        grain: (P,) picture pixels per network pixel in that view.
+        grain: (P,) image pixels per network pixel in that view.
     """
 
-    joints: Tensor
+    keypoints: Tensor
     box: Tensor
     score: Tensor
     category: Tensor
@@ -128,15 +128,15 @@ class Poses:
 
     @classmethod
     def of(cls, result: Results, view: View, grain: float) -> Poses:
-        """Poses of a tile's result, moved to their place in the picture."""
-        boxes, joints = result.boxes.data.cpu().float(), result.keypoints.data.cpu().float()
-        if joints.shape[-1] == 2:
-            joints = torch.cat((joints, torch.ones_like(joints[..., :1])), -1)
+        """Poses of a tile's result, moved to their place in the image."""
+        boxes, keypoints = result.boxes.data.cpu().float(), result.keypoints.data.cpu().float()
+        if keypoints.shape[-1] == 2:
+            keypoints = torch.cat((keypoints, torch.ones_like(keypoints[..., :1])), -1)
         shift = torch.tensor(view[:2], dtype=torch.float32)
-        joints = torch.cat((joints[..., :2] + shift, joints[..., 2:]), -1)
+        keypoints = torch.cat((keypoints[..., :2] + shift, keypoints[..., 2:]), -1)
         n = len(boxes)
         return cls(
-            joints,
+            keypoints,
             boxes[:, :4] + shift.repeat(2),
             boxes[:, -2],
             boxes[:, -1],
@@ -146,7 +146,7 @@ class Poses:
 
 
 def is_cut(poses: Poses, height: int, width: int) -> Tensor:
-    """(P,) bool: the person reaches a border of its view that is not a border of the picture."""
+    """(P,) bool: the person reaches a border of its view that is not a border of the image."""
     edge = torch.tensor([0, 0, width, height], dtype=torch.float32)
     inner = poses.view != edge
     low = (poses.box[:, :2] <= poses.view[:, :2] + EDGE) & inner[:, :2]
@@ -161,13 +161,13 @@ def merge(poses: Poses, height: int, width: int, sigmas: Tensor, threshold: floa
     earlier one of the same class, but of another view, has an OKS of at least ``threshold`` with it. Poses of one view
     are never compared: there every person has one cell.
 
-    Only joints inside both views count, of them those that the later pose takes to be visible, so that the legs in one
+    Only keypoints inside both views count, of them those that the later pose takes to be visible, so that the legs in one
     tile are compared with the legs of the whole person in the next. The area of the OKS is the earlier pose's, but no
     less than what the coarser of the two views can tell apart.
 
     Args:
         poses: of all views.
-        height, width: of the picture.
+        height, width: of the image.
         sigmas: (K,).
         threshold: least OKS for two poses to be of one person.
 
@@ -194,7 +194,7 @@ def _same_person(poses: Poses, later: Tensor, earlier: Tensor, sigmas: Tensor, t
     An OKS of ``threshold`` needs at least one keypoint that is off by no more than ``reach``; so only pairs whose keypoints'
     extents come that near are compared, a bounded number at a time.
     """
-    extent = torch.cat((poses.joints[..., :2].amin(1), poses.joints[..., :2].amax(1)), 1)
+    extent = torch.cat((poses.keypoints[..., :2].amin(1), poses.keypoints[..., :2].amax(1)), 1)
     area = object_area(poses.box)[earlier]
     coarse = torch.maximum(poses.grain[later][:, None], poses.grain[earlier])  # (L, E)
     tolerated = torch.maximum(area, (COARSE_CELL * coarse).square())
@@ -210,23 +210,23 @@ def _same_person(poses: Poses, later: Tensor, earlier: Tensor, sigmas: Tensor, t
         i, j = later[row], earlier[column]
         low = torch.maximum(poses.view[j, :2], poses.view[i, :2])[:, None]
         high = torch.minimum(poses.view[j, 2:], poses.view[i, 2:])[:, None]
-        xy = poses.joints[i, :, :2]
+        xy = poses.keypoints[i, :, :2]
         shared = ((xy >= low) & (xy < high)).all(-1)  # (pairs, K)
-        visible = shared & (poses.joints[i, :, 2] >= SEEN)
+        visible = shared & (poses.keypoints[i, :, 2] >= SEEN)
         counted = torch.where(visible.any(1, keepdim=True), visible, shared)
         target = torch.cat((xy, counted[..., None].float()), -1)
-        same[row, column] = oks(poses.joints[j, :, :2], target, tolerated[row, column], sigmas) >= threshold
+        same[row, column] = oks(poses.keypoints[j, :, :2], target, tolerated[row, column], sigmas) >= threshold
     return same
 
 
 class SlicedPredictor(ERPosePredictor):
-    """Predicts each picture in tiles and as a whole; everything else, from loading to saving, is the stock predictor's.
+    """Predicts each image in tiles and as a whole; everything else, from loading to saving, is the stock predictor's.
 
-    Beside the decoded picture, memory holds ``tiles_at_once`` tiles and the poses found, whatever the picture's size.
+    Beside the decoded image, memory holds ``tiles_at_once`` tiles and the poses found, whatever the image's size.
     Of the three times in ``Results.speed``, ``inference`` holds all that concerns the tiles.
 
     Attributes:
-        sides: tile sizes in picture pixels; the whole picture is always seen, too.
+        sides: tile sizes in image pixels; the whole image is always seen, too.
         overlap: least share of a tile's side that it has in common with its neighbour.
         tiles_at_once: tiles in a batch.
     """
@@ -236,10 +236,10 @@ class SlicedPredictor(ERPosePredictor):
     tiles_at_once = TILES
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> list[Poses]:
-        """Poses of every view of every picture of a batch.
+        """Poses of every view of every image of a batch.
 
         Args:
-            im: (B, 3, H, W) the whole pictures as network input; what is seen of them is read from ``self.batch``.
+            im: (B, 3, H, W) the whole images as network input; what is seen of them is read from ``self.batch``.
             *args, **kwargs: as the stock predictor takes them.
 
         Raises:
@@ -250,12 +250,12 @@ class SlicedPredictor(ERPosePredictor):
             raise ValueError(
                 f"slices= does not go with {unfit[0] + '=' if unfit else 'a tensor as the source: give arrays or files'}."
             )
-        self.views: list[int] = []  # of each picture
-        return [self.see(path, picture, *args, **kwargs) for path, picture in zip(self.batch[0], self.batch[1])]
+        self.views: list[int] = []  # of each image
+        return [self.see(path, image, *args, **kwargs) for path, image in zip(self.batch[0], self.batch[1])]
 
-    def see(self, path: str, picture: np.ndarray, *args: Any, **kwargs: Any) -> Poses:
-        """Poses of all views of one picture."""
-        height, width = picture.shape[:2]
+    def see(self, path: str, image: np.ndarray, *args: Any, **kwargs: Any) -> Poses:
+        """Poses of all views of one image."""
+        height, width = image.shape[:2]
         views: list[View] = []
         for side in self.sides:
             views += tiles(height, width, side, self.overlap) if side < max(height, width) else []
@@ -265,7 +265,7 @@ class SlicedPredictor(ERPosePredictor):
         found: list[Poses] = []
         bar = TQDM(total=1 + len(views), desc=f"{Path(path).name}: views", unit="view", disable=not self.args.verbose or not views)
         for part in parts:
-            crops = [np.ascontiguousarray(picture[y1:y2, x1:x2]) for x1, y1, x2, y2 in part]
+            crops = [np.ascontiguousarray(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in part]
             results, size = self.detect(crops, path, *args, **kwargs)
             for view, result in zip(part, results):
                 found.append(Poses.of(result, view, max(view[2] - view[0], view[3] - view[1]) / size))
@@ -282,14 +282,14 @@ class SlicedPredictor(ERPosePredictor):
         return [self.construct_result(kept, im, crop, path) for kept, crop in zip(rows, crops)], max(im.shape[2:])
 
     def postprocess(self, preds: list[Poses], img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Results]:
-        """Merge the poses of all views into the Results of each picture."""
+        """Merge the poses of all views into the Results of each image."""
         results = []
-        for poses, picture, path in zip(preds, orig_imgs, self.batch[0]):
-            sigmas = sigmas_for(poses.joints.shape[1], self.sigmas)
-            height, width = picture.shape[:2]
+        for poses, image, path in zip(preds, orig_imgs, self.batch[0]):
+            sigmas = sigmas_for(poses.keypoints.shape[1], self.sigmas)
+            height, width = image.shape[:2]
             poses = poses[merge(poses, height, width, sigmas)[: self.args.max_det]]
             boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
-            results.append(Results(picture, path=path, names=self.model.names, boxes=boxes, keypoints=poses.joints))
+            results.append(Results(image, path=path, names=self.model.names, boxes=boxes, keypoints=poses.keypoints))
         return results
 
     @property
@@ -301,7 +301,7 @@ class SlicedPredictor(ERPosePredictor):
         return json.loads(found) if isinstance(found, str) else found
 
     def write_results(self, i: int, p: Path, im: Tensor, s: list[str]) -> str:
-        """Save and describe a picture as the stock predictor does, with the number of views behind the persons."""
+        """Save and describe an image as the stock predictor does, with the number of views behind the persons."""
         return f"{super().write_results(i, p, im, s)}, {self.views[i]} views"
 
 

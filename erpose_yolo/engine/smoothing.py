@@ -1,9 +1,9 @@
-"""Steadier joints in video: a One-Euro filter per track and joint.
+"""Steadier keypoints in video: a One-Euro filter per track and keypoint.
 
-The filter (Casiez, Roussel, Vogel: 1 Euro Filter, CHI 2012) is a low pass whose cut-off rises with speed: a joint at rest
+The filter (Casiez, Roussel, Vogel: 1 Euro Filter, CHI 2012) is a low pass whose cut-off rises with speed: a keypoint at rest
 does not tremble, and one in motion does not lag.
 
-Shapes: P persons, K joints. Units: pixels and seconds; speeds are in person sizes per second, so that one setting serves
+Shapes: P persons, K keypoints. Units: pixels and seconds; speeds are in person sizes per second, so that one setting serves
 people near and far.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from ultralytics.engine.results import Results
 
-# On walking people whose joints are off by 1 px this lowers jitter and error at a lag of a third of a frame; a lower cut-off
+# On walking people whose keypoints are off by 1 px this lowers jitter and error at a lag of a third of a frame; a lower cut-off
 # (1 Hz, 4) is steadier, but lags by half a frame, which costs all that is gained in error (benchmarks/video.py).
 MIN_CUTOFF, BETA = 2.0, 8.0
 
@@ -33,7 +33,7 @@ def alpha(cutoff: np.ndarray | float, interval: float) -> np.ndarray | float:
 
 
 class OneEuro:
-    """One-Euro filter of the joints of one person.
+    """One-Euro filter of the keypoints of one person.
 
     Args:
         min_cutoff: cut-off at rest, Hz. Lower: steadier.
@@ -47,7 +47,7 @@ class OneEuro:
         self.speed: np.ndarray | None = None
 
     def __call__(self, xy: np.ndarray, size: float, interval: float) -> np.ndarray:
-        """Filter the joints of a frame.
+        """Filter the keypoints of a frame.
 
         Args:
             xy: (K, 2) pixels.
@@ -68,7 +68,7 @@ class OneEuro:
 
 
 class PoseSmoother:
-    """Filters the joints of tracked Results, each track by itself.
+    """Filters the keypoints of tracked Results, each track by itself.
 
     Args:
         fps: frames per second of the video.
@@ -92,25 +92,25 @@ class PoseSmoother:
         self.tracks: dict[int, tuple[OneEuro, int]] = {}  # id: filter, frame of its last call
 
     def __call__(self, result: Results) -> Results:
-        """Results with filtered joints; persons without a track id stay as they are. Boxes are not touched."""
+        """Results with filtered keypoints; persons without a track id stay as they are. Boxes are not touched."""
         self.frame += 1
         ids = None if result.boxes is None else result.boxes.id
         if ids is None or result.keypoints is None:
             return result
-        joints = result.keypoints.data.clone()
+        keypoints = result.keypoints.data.clone()
         sizes = (result.boxes.xywh[:, 2:].prod(1).sqrt()).tolist()
         for row, (track, size) in enumerate(zip(ids.int().tolist(), sizes)):
             euro, last = self.tracks.get(track, (None, 0))
             missing = (self.frame - last) / self.fps
             if euro is None or missing > self.forget:
                 euro, missing = OneEuro(self.min_cutoff, self.beta), 1 / self.fps
-            filtered = euro(joints[row, :, :2].cpu().numpy(), size, missing)
-            joints[row, :, :2] = torch.as_tensor(filtered, dtype=joints.dtype, device=joints.device)
+            filtered = euro(keypoints[row, :, :2].cpu().numpy(), size, missing)
+            keypoints[row, :, :2] = torch.as_tensor(filtered, dtype=keypoints.dtype, device=keypoints.device)
             self.tracks[track] = (euro, self.frame)
         self.tracks = {k: v for k, v in self.tracks.items() if self.frame - v[1] <= self.forget * self.fps}
         out = result.new()
         out.boxes, out.speed = result.boxes, result.speed
-        out.update(keypoints=joints)
+        out.update(keypoints=keypoints)
         return out
 
 

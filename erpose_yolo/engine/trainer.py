@@ -106,7 +106,7 @@ class ERPoseTrainer(PoseTrainer):
         """Build the model for this data set and take over what fits of the weights.
 
         Raises:
-            ValueError: a run is resumed on data with other joints than those it was started with.
+            ValueError: a run is resumed on data with other keypoints than those it was started with.
         """
         wanted, theirs = list(self.data["kpt_shape"]), list(getattr(weights, "kpt_shape", self.data["kpt_shape"]))
         if isinstance(weights, ERPoseModel) and theirs != wanted:
@@ -144,14 +144,14 @@ class ERPoseTrainer(PoseTrainer):
 
     def fit_box_margins(self) -> None:
         """Fit the margins of derived boxes to the training labels (closed form, before the first epoch)."""
-        joints, boxes = [], []
+        keypoints, boxes = [], []
         for label in self.train_loader.dataset.labels:
             size = np.array(label["shape"][::-1], np.float32)  # (width, height) in pixels
             box, points = label["bboxes"] * np.tile(size, 2), label["keypoints"].copy()
             points[..., :2] *= size
             boxes.append(np.concatenate((box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2), 1))
-            joints.append(points)
-        margins = fit_margins(torch.from_numpy(np.concatenate(joints)), torch.from_numpy(np.concatenate(boxes)))
+            keypoints.append(points)
+        margins = fit_margins(torch.from_numpy(np.concatenate(keypoints)), torch.from_numpy(np.concatenate(boxes)))
         head = unwrap_model(self.model).model[-1]
         head.margins.copy_(margins)
 

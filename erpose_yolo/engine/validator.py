@@ -19,7 +19,7 @@ from erpose_yolo.metrics.exact import ExactPose
 
 
 class ERPoseMetrics(PoseMetrics):
-    """Stock pose metrics, of which pose AP alone decides: boxes are derived from joints and are not what is trained."""
+    """Stock pose metrics, of which pose AP alone decides: boxes are derived from keypoints and are not what is trained."""
 
     @property
     def fitness(self) -> float:
@@ -36,10 +36,10 @@ class ERPoseValidator(ExactPose, PoseValidator):
         self.args.data = catalog.resolve_data(self.args.data)
 
     def init_metrics(self, model: torch.nn.Module) -> None:
-        """Start the metrics, after making sure that model and data agree on the joints.
+        """Start the metrics, after making sure that model and data agree on the keypoints.
 
         Raises:
-            ValueError: kpt_shape of data and model differ, or sigmas do not fit the joints.
+            ValueError: kpt_shape of data and model differ, or sigmas do not fit the keypoints.
         """
         ours, theirs = list(self.data["kpt_shape"]), getattr(model, "kpt_shape", None)
         if theirs is not None and list(theirs) != ours:
@@ -60,7 +60,7 @@ class ERPoseValidator(ExactPose, PoseValidator):
         return build_dataset(self.args, img_path, batch, self.data, mode, False, self.stride, fraction)
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Stock preprocessing, and a check that the pictures fit an export of fixed size."""
+        """Stock preprocessing, and a check that the images fit an export of fixed size."""
         batch = super().preprocess(batch)
         if hasattr(self.network, "units"):  # an export
             from erpose_yolo.export.exporter import check_input

@@ -26,7 +26,7 @@ from ultralytics.utils import LOGGER, YAML
 
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
-from erpose_yolo.data.skeletons import COCO_17, joint_names, known_skeleton
+from erpose_yolo.data.skeletons import COCO_17, keypoint_names, known_skeleton
 from erpose_yolo.export.formats import (
     CONVERTERS,
     EIGHT_BIT,
@@ -70,7 +70,7 @@ def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
-        with _TURN, work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""), paddle_look_ups(fmt):
+        with _TURN, work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""), paddle_sampling(fmt):
             made = run(**kwargs)
             return work.publish(str(made))  # coreml gives a Path
     finally:
@@ -79,8 +79,8 @@ def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
 
 
 @contextmanager
-def paddle_look_ups(fmt: str) -> Iterator[None]:
-    """Teach x2paddle, for the length of one export, the look-up of decode.read_field: paddle has it, the converter does not.
+def paddle_sampling(fmt: str) -> Iterator[None]:
+    """Teach x2paddle, for the length of one export, the look-up of decode.sample_maps: paddle has it, the converter does not.
 
     Args:
         fmt: export format; nothing happens but for "paddle".
@@ -201,11 +201,11 @@ def prepare(exporter: Any, fmt: str) -> None:
     shares = fmt == "edgetpu"
     if shares:
         if head.kpt_shape[1] != 3:
-            raise ValueError("ultralytics' Edge TPU runtime expects joints of three columns (kpt_shape: [K, 3]).")
+            raise ValueError("ultralytics' Edge TPU runtime expects keypoints of three columns (kpt_shape: [K, 3]).")
         head.register_forward_hook(Shares(exporter.imgsz, head.kpt_shape))
     if fmt == "ncnn":
         exporter.im = exporter.im[:1]  # its graphs have no batch: pnnx crashes on one, and the backend runs image by image
-        head.one_by_one = True
+        head.per_keypoint_sampling = True
     if fmt == "qnn":  # onnxruntime's shape inference, a step of this route, cannot read ReduceMax of later opsets
         exporter.args.opset = exporter.args.opset or 17
     if head.dense:
@@ -225,9 +225,9 @@ class Shares:
 
     def __init__(self, imgsz: tuple[int, int], kpt_shape: list[int]) -> None:
         height, width = imgsz
-        joints, values = kpt_shape
+        keypoints, values = kpt_shape
         point = [1 / width, 1 / height]
-        self.scale = torch.tensor(point * 2 + [1.0, 1.0] + (point + [1.0] * (values - 2)) * joints)
+        self.scale = torch.tensor(point * 2 + [1.0, 1.0] + (point + [1.0] * (values - 2)) * keypoints)
 
     def __call__(self, module: nn.Module, args: Any, rows: Tensor) -> Tensor:
         return rows * self.scale.to(rows)
@@ -238,21 +238,21 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
 
     Returns:
         head, end2end, kpt_names (per class, as ultralytics writes it; numbered where nobody named them), skeleton (pairs of
-        joint indices, empty where unknown), sigmas, strides (``stride`` is the largest), rows ("dense": a row per cell,
+        keypoint indices, empty where unknown), sigmas, strides (``stride`` is the largest), rows ("dense": a row per cell,
         unsorted; "topk": sorted), layout (of a row), units (of its coordinates) and input (what the network was trained to
         see). Numbers, strings, lists and dictionaries only.
     """
-    joints, values = head.kpt_shape
+    keypoints, values = head.kpt_shape
     given = getattr(model, "kpt_names", None)
-    names = joint_names(given, joints)
-    if names == [str(k) for k in range(joints)]:  # what the stock trainer writes where the data YAML has none
+    names = keypoint_names(given, keypoints)
+    if names == [str(k) for k in range(keypoints)]:  # what the stock trainer writes where the data YAML has none
         names = None
-    known = known_skeleton(names) if names else COCO_17 if joints == len(COCO_17.names) else None
+    known = known_skeleton(names) if names else COCO_17 if keypoints == len(COCO_17.names) else None
     if names is None:
-        names, given = list(known.names) if known else [f"keypoint_{k}" for k in range(joints)], None
+        names, given = list(known.names) if known else [f"keypoint_{k}" for k in range(keypoints)], None
     per_class = given if isinstance(given, dict) else dict.fromkeys(range(head.nc), names)
     limbs = getattr(model, "skeleton", None) or (known.limbs if known else ())
-    sigmas = sigmas_for(joints, getattr(model, "kpt_oks_sigmas", None)).tolist()
+    sigmas = sigmas_for(keypoints, getattr(model, "kpt_oks_sigmas", None)).tolist()
     return {
         "head": HEAD,
         "end2end": True,  # in the sense of ultralytics' backends: rows are final, neither to be decoded nor suppressed
@@ -350,7 +350,7 @@ def check_input(shape: tuple[int, ...], model: Any) -> None:
 def full_precision(model: Any, path: str | Path) -> None:
     """Make OpenVINO compute a float32 export in float32.
 
-    Of its own accord it computes in bfloat16 on CPUs that can, which moves joints by up to a pixel. Who prefers that exports
+    Of its own accord it computes in bfloat16 on CPUs that can, which moves keypoints by up to a pixel. Who prefers that exports
     with ``quantize=16``. No other runtime needs it.
 
     Args:

@@ -1,6 +1,6 @@
-"""Eight-bit exports whose joints stay where they are: the quantisers leave the pose branch in float.
+"""Eight-bit exports whose keypoints stay where they are: the quantisers leave the pose branch in float.
 
-A joint offset spans several hundred pixels and must be right to one, and an 8-bit output has 256 steps for that. The pose
+A keypoint offset spans several hundred pixels and must be right to one, and an 8-bit output has 256 steps for that. The pose
 branch is small, so float costs little there, while the trunk, nearly all of the arithmetic, is in 8 bits. LiteRT keeps the
 score towers in float as well: their 8-bit scores lost three persons of four on a trained model.
 

@@ -23,7 +23,7 @@ from ultralytics.nn import modules as layers
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from erpose_yolo import __version__
-from erpose_yolo.data.skeletons import flip_from_names, joint_names, known_skeleton
+from erpose_yolo.data.skeletons import flip_from_names, keypoint_names, known_skeleton
 from erpose_yolo.files import atomic_replace
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
@@ -122,10 +122,10 @@ def load_weights(file: str | Path) -> ERPoseModel:
 
 
 def describe(model: ERPoseModel) -> dict[str, Any]:
-    """What the YAML holds: format, network, classes, joints and the training size, in plain YAML types."""
-    joints = model.kpt_shape[0]
-    names = joint_names(getattr(model, "kpt_names", None), joints)
-    known = known_skeleton(names, joints)
+    """What the YAML holds: format, network, classes, keypoints and the training size, in plain YAML types."""
+    keypoints = model.kpt_shape[0]
+    names = keypoint_names(getattr(model, "kpt_names", None), keypoints)
+    known = known_skeleton(names, keypoints)
     args = model.args if isinstance(model.args, dict) else vars(model.args)
     about: dict[str, Any] = {
         "format": FORMAT,
@@ -136,7 +136,7 @@ def describe(model: ERPoseModel) -> dict[str, Any]:
         "kpt_shape": list(model.kpt_shape),
         "flip_idx": flip_from_names(names)[0] if names else known.flip if known else None,
         # the shortest decimals that give the same float32
-        "kpt_oks_sigmas": [float(str(np.float32(s))) for s in sigmas_for(joints, model.kpt_oks_sigmas)],
+        "kpt_oks_sigmas": [float(str(np.float32(s))) for s in sigmas_for(keypoints, model.kpt_oks_sigmas)],
         **{key: getattr(model, key) for key in KEPT if getattr(model, key, None)},
         # all settings, so that a change of defaults does not change this network
         "network": {**model.yaml, "erpose": model.settings.to_dict()},

@@ -1,9 +1,9 @@
-"""Which cell learns which person: candidates from joints, ranking by score and pose quality, one-to-many and one-to-one.
+"""Which cell learns which person: candidates from keypoints, ranking by score and pose quality, one-to-many and one-to-one.
 
 Everything here works on *persons x candidates* tables of a few hundred columns. No table over all cells is ever built,
-so memory grows with the persons in the batch and not with the picture's size.
+so memory grows with the persons in the batch and not with the image's size.
 
-Shapes: N persons of the whole batch in a row, C candidates per person, L levels, A cells per image, K joints.
+Shapes: N persons of the whole batch in a row, C candidates per person, L levels, A cells per image, K keypoints.
 Units: pixels of the network input.
 """
 
@@ -37,26 +37,26 @@ class Candidates:
         return self.cell >= 0
 
 
-def labelled_extent(joints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centroid and extent of the labelled joints.
+def labelled_extent(keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centroid and extent of the labelled keypoints.
 
     Args:
-        joints: (N, K, 3) pixels and visibility, at least one joint of each person labelled.
+        keypoints: (N, K, 3) pixels and visibility, at least one keypoint of each person labelled.
 
     Returns:
         centroid (N, 2), low corner (N, 2), high corner (N, 2), pixels.
     """
-    seen = (joints[..., 2:] > 0).to(joints.dtype)
-    xy = joints[..., :2]
+    seen = (keypoints[..., 2:] > 0).to(keypoints.dtype)
+    xy = keypoints[..., :2]
     centroid = (xy * seen).sum(1) / seen.sum(1).clamp(min=1)
-    big = torch.finfo(joints.dtype).max
+    big = torch.finfo(keypoints.dtype).max
     low = torch.where(seen > 0, xy, torch.full_like(xy, big)).amin(1)
     high = torch.where(seen > 0, xy, torch.full_like(xy, -big)).amax(1)
     return centroid, low, high
 
 
 def find_candidates(
-    joints: Tensor,
+    keypoints: Tensor,
     area: Tensor,
     shapes: Sequence[tuple[int, int]],
     strides: Sequence[float],
@@ -66,12 +66,12 @@ def find_candidates(
 ) -> Candidates:
     """Cells near a person's centroid, on the levels whose cells suit the person's size.
 
-    On each level a window of cells around the centroid of the labelled joints is looked at; a cell is a candidate where its
-    centre lies in the joints' extent, widened by one cell. OKS itself has no notion of the scale at which a person is best
+    On each level a window of cells around the centroid of the labelled keypoints is looked at; a cell is a candidate where its
+    centre lies in the keypoints' extent, widened by one cell. OKS itself has no notion of the scale at which a person is best
     seen, so each level takes a range of sizes, the square roots of object areas.
 
     Args:
-        joints: (N, K, 3) pixels and visibility.
+        keypoints: (N, K, 3) pixels and visibility.
         area: (N,) object area in square pixels.
         shapes: (height, width) in cells per level.
         strides: pixels per cell, per level, finest first.
@@ -82,23 +82,23 @@ def find_candidates(
     Returns:
         Candidates with C = L * center_sampling_window^2.
     """
-    n = len(joints)
-    exact = torch.promote_types(joints.dtype, torch.float32)  # half types cannot tell neighbouring cells apart
-    joints, area = joints.to(exact), area.to(exact)
-    centroid, low, high = labelled_extent(joints)
+    n = len(keypoints)
+    exact = torch.promote_types(keypoints.dtype, torch.float32)  # half types cannot tell neighbouring cells apart
+    keypoints, area = keypoints.to(exact), area.to(exact)
+    centroid, low, high = labelled_extent(keypoints)
     size = area.sqrt()
     side = center_sampling_window
-    reach = torch.arange(side, device=joints.device) - side // 2
+    reach = torch.arange(side, device=keypoints.device) - side // 2
     dx, dy = reach.repeat(side), reach.repeat_interleave(side)  # (side^2,)
     cells, centres, steps, first = [], [], [], 0
     for level, ((h, w), s) in enumerate(zip(shapes, strides, strict=True)):
         column = (centroid[:, :1] / s).floor().long().clamp(0, w - 1) + dx
         row = (centroid[:, 1:] / s).floor().long().clamp(0, h - 1) + dy
-        centre = torch.stack((column, row), -1).to(joints.dtype).add(0.5).mul(s)  # (N, side^2, 2)
+        centre = torch.stack((column, row), -1).to(keypoints.dtype).add(0.5).mul(s)  # (N, side^2, 2)
         inside = ((centre >= low[:, None] - s) & (centre <= high[:, None] + s)).all(-1)
-        # a person whose labelled joints lie outside the picture is still learnt at the cell nearest to them
+        # a person whose labelled keypoints lie outside the image is still learnt at the cell nearest to them
         inside |= ((column == column.clamp(0, w - 1)) & (row == row.clamp(0, h - 1))) & (dx.abs() + dy.abs() == 0)
-        on_level = torch.ones(n, dtype=torch.bool, device=joints.device)
+        on_level = torch.ones(n, dtype=torch.bool, device=keypoints.device)
         if level > 0:
             on_level &= size >= size_range[0] * s
         if level < len(strides) - 1:

@@ -16,12 +16,12 @@ from erpose_yolo.method.decode import (
 SPAN = 512.0
 
 
-def default_margins(num_joints: int) -> Tensor:
+def default_margins(num_keypoints: int) -> Tensor:
     """Margins of a person whose training labels are not known: (4, 3 + K), see :func:`derive_boxes`.
 
     The least-squares fit of one share per side on COCO persons (benchmarks/boxes.py prints it).
     """
-    margins = torch.zeros(4, 3 + num_joints)
+    margins = torch.zeros(4, 3 + num_keypoints)
     margins[:, 1] = torch.tensor([0.15, 0.0, 0.15, 0.0])
     margins[:, 2] = torch.tensor([0.0, 0.17, 0.0, 0.10])
     return margins
@@ -32,15 +32,15 @@ def _step(values: Tensor, least: float) -> Tensor:
     return ((values - least) * 1e4).clamp(0, 1)
 
 
-def _extent(joints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Low and high corner (B, 2, A) of the joints that count, and which do (B, K, A), see :func:`derive_boxes`."""
+def _extent(keypoints: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Low and high corner (B, 2, A) of the keypoints that count, and which do (B, K, A), see :func:`derive_boxes`."""
     counts = _step(weight, 0.499)
-    counts = counts + (1 - counts.amax(1, keepdim=True))  # none visible: let every joint count
+    counts = counts + (1 - counts.amax(1, keepdim=True))  # none visible: let every keypoint count
     others = _step(1 - counts, 0.001)[:, :, None]
-    kept = joints * (1 - others)
-    # the others move to the far corner of all joints, beyond which no joint that counts can lie
-    low = (kept + others * joints.amax(1, keepdim=True)).amin(1)
-    high = (kept + others * joints.amin(1, keepdim=True)).amax(1)
+    kept = keypoints * (1 - others)
+    # the others move to the far corner of all keypoints, beyond which no keypoint that counts can lie
+    low = (kept + others * keypoints.amax(1, keepdim=True)).amin(1)
+    high = (kept + others * keypoints.amin(1, keepdim=True)).amax(1)
     return low, high, counts
 
 
@@ -51,47 +51,47 @@ def _margin_features(low: Tensor, high: Tensor, counts: Tensor) -> tuple[Tensor,
     return torch.cat((counts[:, :1] * 0 + 1, side / unit, counts), 1), unit
 
 
-def derive_boxes(joints: Tensor, weight: Tensor, margins: Tensor) -> Tensor:
-    """Boxes from joints: their extent, widened on each side by a margin that is linear in what is visible.
+def derive_boxes(keypoints: Tensor, weight: Tensor, margins: Tensor) -> Tensor:
+    """Boxes from keypoints: their extent, widened on each side by a margin that is linear in what is visible.
 
     A margin is a share of the extent's diagonal: constant + share of the width + share of the height + one term per
-    visible joint (a person seen to the hips only ends well below the lowest joint). Linear, so :func:`fit_margins` is a
+    visible keypoint (a person seen to the hips only ends well below the lowest keypoint). Linear, so :func:`fit_margins` is a
     least-squares fit and the cost a (4, 3 + K) product per cell.
 
     Args:
-        joints: (B, K, 2, A) pixels.
-        weight: (B, K, A) in [0, 1], visibility. A joint below one half neither pushes the extent nor adds its term;
-            where no joint reaches one half all of them count.
+        keypoints: (B, K, 2, A) pixels.
+        weight: (B, K, A) in [0, 1], visibility. A keypoint below one half neither pushes the extent nor adds its term;
+            where no keypoint reaches one half all of them count.
         margins: (4, 3 + K) for left, top, right, bottom.
 
     Returns:
         (B, 4, A) corners x1 y1 x2 y2 in pixels, x1 <= x2 and y1 <= y2.
     """
-    low, high, counts = _extent(joints, weight)
+    low, high, counts = _extent(keypoints, weight)
     features, unit = _margin_features(low, high, counts)
-    grow = torch.matmul(margins.to(joints.dtype), features).clamp(min=0) * unit * SPAN  # (B, 4, A)
+    grow = torch.matmul(margins.to(keypoints.dtype), features).clamp(min=0) * unit * SPAN  # (B, 4, A)
     return torch.cat((low - grow[:, :2], high + grow[:, 2:]), 1)
 
 
-def fit_margins(joints: Tensor, boxes: Tensor, ridge: float = 5.0) -> Tensor:
+def fit_margins(keypoints: Tensor, boxes: Tensor, ridge: float = 5.0) -> Tensor:
     """Least-squares margins of labelled persons, in closed form.
 
     Args:
-        joints: (N, K, 3) pixels and visibility.
+        keypoints: (N, K, 3) pixels and visibility.
         boxes: (N, 4) labelled corners in pixels.
-        ridge: pull towards zero, in persons; keeps joints that are always or never labelled harmless.
+        ridge: pull towards zero, in persons; keeps keypoints that are always or never labelled harmless.
 
     Returns:
         (4, 3 + K); :func:`default_margins` where fewer than ten persons can be used.
     """
-    k = joints.shape[1]
+    k = keypoints.shape[1]
     size = (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=0).sqrt()
-    usable = ((joints[..., 2] > 0).sum(1) >= 2) & (size > 1) & joints.isfinite().all(2).all(1) & boxes.isfinite().all(1)
+    usable = ((keypoints[..., 2] > 0).sum(1) >= 2) & (size > 1) & keypoints.isfinite().all(2).all(1) & boxes.isfinite().all(1)
     if int(usable.sum()) < 10:
         return default_margins(k)
-    joints, boxes, size = joints[usable].double(), boxes[usable].double(), size[usable].double()
-    xy = joints[..., :2].permute(1, 2, 0)[None]  # (1, K, 2, N): the persons stand where cells stand
-    low, high, counts = _extent(xy, (joints[..., 2] > 0).double().T[None])
+    keypoints, boxes, size = keypoints[usable].double(), boxes[usable].double(), size[usable].double()
+    xy = keypoints[..., :2].permute(1, 2, 0)[None]  # (1, K, 2, N): the persons stand where cells stand
+    low, high, counts = _extent(xy, (keypoints[..., 2] > 0).double().T[None])
     features, unit = _margin_features(low, high, counts)
     x, u = features[0].T, unit[0].T * SPAN  # (N, 3 + K), (N, 1)
     wanted = torch.cat((low[0].T - boxes[:, :2], boxes[:, 2:] - high[0].T), 1) / u

@@ -1,6 +1,6 @@
-"""From raw head outputs to poses: cells, joints, boxes and rows. One decode for training, inference and every export.
+"""From raw head outputs to poses: cells, keypoints, boxes and rows. One decode for training, inference and every export.
 
-Shapes: B images, A cells (all pyramid levels in a row, finest first, row-major), K joints.
+Shapes: B images, A cells (all pyramid levels in a row, finest first, row-major), K keypoints.
 Units: anchors are cell centres in cells of their own level; everything decoded is in pixels of the network input.
 """
 
@@ -21,10 +21,10 @@ class PoseOutputs:
     """Raw outputs of a pose branch, cells of all levels in a row.
 
     Attributes:
-        offsets: (B, K, 2, A), see :func:`decode_joints`.
+        offsets: (B, K, 2, A), see :func:`decode_keypoints`.
         visibility: (B, K, A) logits.
         log_spread: (B, K, A), the logarithm of each keypoint's spread in tolerances, see :func:`expected_oks`.
-        refinement: per level (B, 3K, H, W), see :func:`refine_joints`; None leaves keypoints where their cells put them.
+        refinement: per level (B, 3K, H, W), see :func:`refine_keypoints`; None leaves keypoints where their cells put them.
         box: (B, 4, A), see :func:`decode_boxes`; None where boxes are derived from keypoints.
     """
 
@@ -76,8 +76,8 @@ def make_cells(shapes: Sequence[tuple[int, int]], strides: Sequence[float], like
     return torch.cat(centres, 1), torch.cat(cell, 1)
 
 
-def decode_joints(offsets: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Joints in pixels: cell centre plus offset, the offset being in units of OFFSET_CELLS cells.
+def decode_keypoints(offsets: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """Keypoints in pixels: cell centre plus offset, the offset being in units of OFFSET_CELLS cells.
 
     Args:
         offsets: (B, K, 2, A) raw regression output, or (M, K, 2) for M picked cells.
@@ -94,17 +94,17 @@ def decode_joints(offsets: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     return centres[:, None] + offsets * (strides * OFFSET_CELLS)[:, None]  # rank 4 throughout, for TensorFlow
 
 
-def encode_joints(joints: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Inverse of :func:`decode_joints` for picked cells: (M, K, 2) pixels to raw offsets."""
-    return (joints - centres[:, None]) / (strides * OFFSET_CELLS)[:, None]
+def encode_keypoints(keypoints: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """Inverse of :func:`decode_keypoints` for picked cells: (M, K, 2) pixels to raw offsets."""
+    return (keypoints - centres[:, None]) / (strides * OFFSET_CELLS)[:, None]
 
 
 def expected_oks(log_spread: Tensor, visibility: Tensor) -> Tensor:
     """OKS that a pose may expect of itself, from the spreads that the smooth OKS loss teaches.
 
-    A joint whose error r (in tolerances) follows that loss's law, density exp(1 - sqrt(1 + (r/b)^2)) / (4 pi b^2), has a
+    A keypoint whose error r (in tolerances) follows that loss's law, density exp(1 - sqrt(1 + (r/b)^2)) / (4 pi b^2), has a
     mean OKS kernel exp(-r^2/2) of 1/(1 + e b^2) within 0.026 for every spread b, which is a sigmoid of log b. A pose's is
-    the mean over its joints, weighed by visibility as OKS counts labelled joints only.
+    the mean over its keypoints, weighed by visibility as OKS counts labelled keypoints only.
 
     Args:
         log_spread: (B, K, A) raw output, log b.
@@ -113,14 +113,14 @@ def expected_oks(log_spread: Tensor, visibility: Tensor) -> Tensor:
     Returns:
         (B, 1, A) in [0, 1].
     """
-    weight = visibility + 1e-3  # no visible joint: all count
+    weight = visibility + 1e-3  # no visible keypoint: all count
     return (torch.sigmoid(-1 - 2 * log_spread) * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
 
 
 def confidence(scores: Tensor, quality: Tensor) -> Tensor:
     """What persons are sorted by and thresholds are compared with: the score's square root times the expected OKS.
 
-    The score has learnt OKS too, but from one number per person where the spreads had all joints; the root keeps the
+    The score has learnt OKS too, but from one number per person where the spreads had all keypoints; the root keeps the
     scale, as the product of two such numbers would be their square.
 
     Args:
@@ -133,19 +133,19 @@ def confidence(scores: Tensor, quality: Tensor) -> Tensor:
     return scores.sqrt() * quality
 
 
-def assemble_rows(boxes: Tensor, scores: Tensor, joints: Tensor, visibility: Tensor | None) -> Tensor:
+def assemble_rows(boxes: Tensor, scores: Tensor, keypoints: Tensor, visibility: Tensor | None) -> Tensor:
     """Dense rows in the layout that the top-k step and NMS-free exports share.
 
     Args:
         boxes: (B, 4, A) corners in pixels.
         scores: (B, 2, A), the best score of each cell and its class.
-        joints: (B, K, 2, A) pixels.
-        visibility: (B, K, A) probabilities, or None for two-column key points.
+        keypoints: (B, K, 2, A) pixels.
+        visibility: (B, K, A) probabilities, or None for two-column keypoints.
 
     Returns:
         (B, 6 + K*D, A) with D of 2 or 3.
     """
-    points = joints if visibility is None else torch.cat((joints, visibility[:, :, None]), 2)
+    points = keypoints if visibility is None else torch.cat((keypoints, visibility[:, :, None]), 2)
     return torch.cat((boxes, scores, points.flatten(1, 2)), 1)
 
 
@@ -153,7 +153,7 @@ def select_rows(rows: Tensor, conf: float, max_det: int, classes: int | Sequence
     """Persons of each image: a threshold and a sort. There is no NMS: the scores are one-to-one.
 
     Args:
-        rows: (B, R, 6 + K*D) ``x1 y1 x2 y2 score class joints``, sorted (top-k graphs) or not (dense graphs).
+        rows: (B, R, 6 + K*D) ``x1 y1 x2 y2 score class keypoints``, sorted (top-k graphs) or not (dense graphs).
         conf: least score.
         max_det: most rows per image.
         classes: class index or indices to keep, None for all.

@@ -1,8 +1,8 @@
-"""Losses of ER-Pose: smooth OKS, scores that learn pose quality, joint heatmaps, visibility.
+"""Losses of ER-Pose: smooth OKS, scores that learn pose quality, keypoint heatmaps, visibility.
 
 Plain torch on tensors; nothing here knows Ultralytics. All arithmetic is float32 whatever the autocast type.
 
-Shapes: B images, A cells of all levels, K joints, N persons of the batch in a row, D assigned (person, cell) pairs.
+Shapes: B images, A cells of all levels, K keypoints, N persons of the batch in a row, D assigned (person, cell) pairs.
 Units: pixels of the network input, unless a name says cells.
 """
 
@@ -18,12 +18,12 @@ from torch import Tensor, distributed
 from erpose_yolo.method import assigner
 from erpose_yolo.method.assigner import NO_CELL, Candidates
 from erpose_yolo.method.boxes import decode_boxes
-from erpose_yolo.method.decode import HeadOutputs, PoseOutputs, decode_joints, make_cells
+from erpose_yolo.method.decode import HeadOutputs, PoseOutputs, decode_keypoints, make_cells
 from erpose_yolo.method.oks import kernel, mean_over_labelled, oks_error
 from erpose_yolo.method.refine import refine_picked
 
 # A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
-# and the bound keeps the gradient of a small person's joint finite.
+# and the bound keeps the gradient of a small person's keypoint finite.
 MIN_LOG_SPREAD = -4.0
 AT_ONCE = 32768  # candidates whose poses are looked up at a time: crowds have hundreds of thousands
 LOSS_NAMES = ("pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss")
@@ -35,7 +35,7 @@ class Targets:
 
     Attributes:
         image: (N,) image index.
-        joints: (N, K, 3) pixels and visibility; at least one joint of each labelled.
+        keypoints: (N, K, 3) pixels and visibility; at least one keypoint of each labelled.
         box: (N, 4) corners in pixels.
         area: (N,) object area in square pixels (oks.object_area).
         category: (N,) class index.
@@ -44,7 +44,7 @@ class Targets:
     """
 
     image: Tensor
-    joints: Tensor
+    keypoints: Tensor
     box: Tensor
     area: Tensor
     category: Tensor
@@ -58,12 +58,12 @@ def bounded(log_spread: Tensor) -> Tensor:
 
 
 def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
-    """Smooth OKS loss of single joints.
+    """Smooth OKS loss of single keypoints.
 
     OKS measures the distance r = sqrt(2e) in tolerances. Where exp(-r^2/2) has lost its gradient a few tolerances away
-    and is flat at the joint, exp(-(sqrt(1 + (r/b)^2) - 1)) has the same value and curvature at r = 0 but an
+    and is flat at the keypoint, exp(-(sqrt(1 + (r/b)^2) - 1)) has the same value and curvature at r = 0 but an
     exponential tail. Its negative logarithm is quadratic within b and linear beyond: the gradient is bounded by 1/b and
-    never vanishes. The spread b (in tolerances) is predicted per joint while training; the log b terms make the whole a
+    never vanishes. The spread b (in tolerances) is predicted per keypoint while training; the log b terms make the whole a
     likelihood, so b follows the error down and the loss sharpens itself.
 
     Args:
@@ -90,11 +90,11 @@ def schedule(pair: tuple[float, float], progress: float) -> float:
     return pair[1] if progress >= 1 else pair[0] + (pair[1] - pair[0]) * progress
 
 
-def normaliser(count: Tensor) -> Tensor:
+def avg_factor(count: Tensor) -> Tensor:
     """What a sum of losses is divided by: the count it was taken over, at least 1.
 
     DistributedDataParallel averages gradients over processes. Divided by each process's own count, a person would weigh
-    more where there are few others; divided by the mean count, the average is the gradient of the joint batch. So every
+    more where there are few others; divided by the mean count, the average is the gradient of the keypoint batch. So every
     process must get here in training, persons or not. Validation gives each process its own number of batches: no mean.
     """
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
@@ -105,7 +105,7 @@ def normaliser(count: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Assignment:
     """Assigned pairs: person index, cell index in its image, and the score target. All (D,)."""
 
     person: Tensor
@@ -114,7 +114,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Scene:
+class BatchContext:
     """What assignment and losses of one batch share: targets, the grid, ignore regions, candidates."""
 
     targets: Targets
@@ -203,7 +203,7 @@ class ERPoseLoss:
         alpha: exponent of the score in the rank of a candidate.
         beta: exponent of the pose quality in it.
         center_sampling_window, size_range: see assigner.find_candidates.
-        dense_weight: (first, last) share of the one-to-many assignment; one-to-one has the rest.
+        one2many_weight: (first, last) share of the one-to-many assignment; one-to-one has the rest.
         pose_gain, oks_gain, aux_loss_gain, visibility_gain, heatmap_gain, box_gain: weights of the terms; oks_gain is that of
             1 - OKS beside the smooth OKS loss, aux_loss_gain that of the pose loss of keypoints before they are refined.
 
@@ -225,7 +225,7 @@ class ERPoseLoss:
         beta: float = 2.0,
         center_sampling_window: int = 7,
         size_range: tuple[float, float] = (2.0, 12.0),
-        dense_weight: tuple[float, float] = (0.8, 0.1),
+        one2many_weight: tuple[float, float] = (0.8, 0.1),
         pose_gain: float = 2.0,
         oks_gain: float = 4.0,
         aux_loss_gain: float = 0.5,
@@ -237,7 +237,7 @@ class ERPoseLoss:
         self.strides = [float(s) for s in strides]
         self.topk, self.alpha, self.beta = topk, alpha, beta
         self.center_sampling_window, self.size_range = center_sampling_window, size_range
-        self.dense_weight = dense_weight
+        self.one2many_weight = one2many_weight
         self.pose_gain, self.oks_gain, self.aux_loss_gain = pose_gain, oks_gain, aux_loss_gain
         self.visibility_gain, self.heatmap_gain, self.box_gain = visibility_gain, heatmap_gain, box_gain
 
@@ -266,13 +266,13 @@ class ERPoseLoss:
         }
         heatmaps = None if outputs.heatmaps is None else outputs.heatmaps.float()
         scene = self._scene(next(iter(sides.values())).offsets, targets, outputs.shapes)
-        dense = schedule(self.dense_weight, progress)
+        dense = schedule(self.one2many_weight, progress)
         # every output is in the graph, persons or not (distributed training needs it); no value of it is read, as 0 * inf is NaN
         tensors = [v for side in sides.values() for v in side.tensors()] + ([] if heatmaps is None else [heatmaps])
         zero = sum((v[:0].sum() for v in tensors), torch.zeros((), device=scene.centres.device))
         items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)
 
-        before: tuple[Side, Pairs] | None = None
+        before: tuple[Side, Assignment] | None = None
         for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):
             if name not in sides:
                 continue
@@ -308,13 +308,15 @@ class ERPoseLoss:
             loss = loss + self.oks_gain * plain_oks_loss(error)
         return mean_over_labelled(loss, labelled)
 
-    def pose_quality(self, side: Side, similarity: Tensor, joints: Tensor, person: Tensor, cell: Tensor, scene: Scene) -> Tensor:
+    def pose_quality(
+        self, side: Side, similarity: Tensor, keypoints: Tensor, person: Tensor, cell: Tensor, scene: BatchContext
+    ) -> Tensor:
         """What ranks candidates beside their score.
 
         Args:
             side: outputs of the assignment.
             similarity: (D,) OKS of each candidate's pose, with the kernel's present tail.
-            joints: (D, K, 2) pixels, the poses.
+            keypoints: (D, K, 2) pixels, the poses.
             person: (D,) index of the person that the candidate is one of.
             cell: (D,) index of the candidate in its image.
             scene: the batch.
@@ -324,16 +326,16 @@ class ERPoseLoss:
         """
         return similarity
 
-    def _scene(self, offsets: Tensor, targets: Targets, shapes: Sequence[tuple[int, int]]) -> Scene:
+    def _scene(self, offsets: Tensor, targets: Targets, shapes: Sequence[tuple[int, int]]) -> BatchContext:
         centres, strides = make_cells(shapes, self.strides, offsets)
-        if offsets.shape[3] != centres.shape[1] or offsets.shape[1] != targets.joints.shape[1]:
+        if offsets.shape[3] != centres.shape[1] or offsets.shape[1] != targets.keypoints.shape[1]:
             raise ValueError(
-                f"offsets must be (B, K, 2, A) with K={targets.joints.shape[1]} joints of the targets and "
+                f"offsets must be (B, K, 2, A) with K={targets.keypoints.shape[1]} keypoints of the targets and "
                 f"A={centres.shape[1]} cells of the levels {list(shapes)}, got {tuple(offsets.shape)}"
             )
         background = outside_boxes(targets.ignore_image, targets.ignore_box, shapes, self.strides, len(offsets))
         found = assigner.find_candidates(
-            targets.joints,
+            targets.keypoints,
             targets.area,
             shapes,
             self.strides,
@@ -343,11 +345,11 @@ class ERPoseLoss:
         counts = torch.tensor([h * w for h, w in shapes])
         levels = torch.tensor([[int(counts[:i].sum()), h, w] for i, (h, w) in enumerate(shapes)])
         level = levels.repeat_interleave(counts, 0).to(offsets.device)
-        return Scene(targets, shapes, centres, strides, level, background, found)
+        return BatchContext(targets, shapes, centres, strides, level, background, found)
 
     @torch.no_grad()
-    def assign(self, name: str, side: Side, scene: Scene, progress: float) -> Pairs:
-        """Pairs of persons and cells from the current predictions.
+    def assign(self, name: str, side: Side, scene: BatchContext, progress: float) -> Assignment:
+        """Assignment of persons and cells from the current predictions.
 
         Args:
             name: "one2many" or "one2one".
@@ -360,11 +362,11 @@ class ERPoseLoss:
         person, column = found.valid.nonzero(as_tuple=True)
         cell = found.cell[person, column]
         some = zip(torch.split(person, AT_ONCE), torch.split(cell, AT_ONCE))
-        joints = torch.cat([self._poses(side, p, c, scene)[-1][0] for p, c in some])
-        labelled = targets.joints[person][..., 2] > 0
-        error = oks_error(joints, targets.joints[person], targets.area[person], self.sigmas.to(joints.device))
+        keypoints = torch.cat([self._poses(side, p, c, scene)[-1][0] for p, c in some])
+        labelled = targets.keypoints[person][..., 2] > 0
+        error = oks_error(keypoints, targets.keypoints[person], targets.area[person], self.sigmas.to(keypoints.device))
         similarity = mean_over_labelled(kernel(error, schedule(self.tail, progress)), labelled)
-        ranked_by = self.pose_quality(side, similarity, joints, person, cell, scene)
+        ranked_by = self.pose_quality(side, similarity, keypoints, person, cell, scene)
         score = side.scores[targets.image[person], targets.category[person], cell].sigmoid()
 
         def table(values: Tensor) -> Tensor:
@@ -384,34 +386,34 @@ class ERPoseLoss:
             p = (column_of != NO_CELL).nonzero(as_tuple=True)[0]
             c = column_of[p]
             target = floor + (1 - floor) * quality[p, c]
-        return Pairs(p, found.cell[p, c], target)
+        return Assignment(p, found.cell[p, c], target)
 
     @staticmethod
-    def _poses(side: Side, person: Tensor, cell: Tensor, scene: Scene) -> list[tuple[Tensor, Tensor]]:
+    def _poses(side: Side, person: Tensor, cell: Tensor, scene: BatchContext) -> list[tuple[Tensor, Tensor]]:
         """Poses that cells predict in the images of the persons they are paired with.
 
         Returns:
-            Joints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
-            place of a look-up is no matter of what was found there: the coarse joints have a loss of their own.
+            Keypoints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
+            place of a look-up is no matter of what was found there: the coarse keypoints have a loss of their own.
         """
         image, stride = scene.targets.image[person], scene.strides.T[cell]
-        joints = decode_joints(side.offsets[image, :, :, cell], scene.centres.T[cell], stride)
+        keypoints = decode_keypoints(side.offsets[image, :, :, cell], scene.centres.T[cell], stride)
         spread = side.log_spread[image, :, cell]
         if side.refinement is None:
-            return [(joints, spread)]
-        moved, wider = refine_picked(joints.detach(), side.refinement, image, scene.level[cell], stride)
-        return [(joints, spread), (moved, spread + wider)]
+            return [(keypoints, spread)]
+        moved, wider = refine_picked(keypoints.detach(), side.refinement, image, scene.level[cell], stride)
+        return [(keypoints, spread), (moved, spread + wider)]
 
-    def _pose_terms(self, side: Side, pairs: Pairs, scene: Scene) -> dict[str, Tensor]:
+    def _pose_terms(self, side: Side, pairs: Assignment, scene: BatchContext) -> dict[str, Tensor]:
         """Pose, visibility and box loss by name; each person weighs the same, however many cells learn it."""
         targets = scene.targets
         image, cell = targets.image[pairs.person], pairs.cell
-        wanted = targets.joints[pairs.person]
+        wanted = targets.keypoints[pairs.person]
         labelled = wanted[..., 2] > 0
         weight = self._weight(pairs, len(targets.image))
         losses = []
-        for joints, spread in self._poses(side, pairs.person, cell, scene):
-            error = oks_error(joints, wanted, targets.area[pairs.person], self.sigmas.to(joints.device))
+        for keypoints, spread in self._poses(side, pairs.person, cell, scene):
+            error = oks_error(keypoints, wanted, targets.area[pairs.person], self.sigmas.to(keypoints.device))
             losses.append(self.pose_loss(error, spread, labelled))
         pose = losses[-1] + self.aux_loss_gain * sum(losses[:-1], torch.zeros_like(weight))
         logits = side.visibility[image, :, cell]
@@ -426,53 +428,53 @@ class ERPoseLoss:
             terms["box_loss"] = self.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
         return terms
 
-    def _sampling_loss(self, dense: Side, pairs: Pairs, refinement: Tensor, scene: Scene) -> Tensor:
+    def _sampling_loss(self, dense: Side, pairs: Assignment, refinement: Tensor, scene: BatchContext) -> Tensor:
         """Pose loss of the deployed refinement maps where the dense assignment's keypoints sample them.
 
         A person's one cell samples each keypoint at one place; its ten dense cells sample at ten, and what the maps say there
         is right or wrong whoever asks. The dense branch learns nothing here.
         """
         targets = scene.targets
-        image, wanted = targets.image[pairs.person], targets.joints[pairs.person]
-        joints, spread = self._poses(replace(dense, refinement=None), pairs.person, pairs.cell, scene)[0]
+        image, wanted = targets.image[pairs.person], targets.keypoints[pairs.person]
+        keypoints, spread = self._poses(replace(dense, refinement=None), pairs.person, pairs.cell, scene)[0]
         stride = scene.strides.T[pairs.cell]
-        moved, wider = refine_picked(joints.detach(), refinement, image, scene.level[pairs.cell], stride)
+        moved, wider = refine_picked(keypoints.detach(), refinement, image, scene.level[pairs.cell], stride)
         error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))
         loss = self.pose_loss(error, spread.detach() + wider, wanted[..., 2] > 0)
         weight = self._weight(pairs, len(targets.image))
         return self.pose_gain * (loss * weight).sum()
 
     @staticmethod
-    def _weight(pairs: Pairs, persons: int) -> Tensor:
+    def _weight(pairs: Assignment, persons: int) -> Tensor:
         """(D,) weights of pairs: each person weighs the same, however many cells learn it, and all sum to 1."""
         count = torch.bincount(pairs.person, minlength=persons)
         weight = 1 / count[pairs.person].float()
-        return weight / normaliser(weight.sum())
+        return weight / avg_factor(weight.sum())
 
     @staticmethod
-    def _score_loss(scores: Tensor, pairs: Pairs, scene: Scene) -> Tensor:
+    def _score_loss(scores: Tensor, pairs: Assignment, scene: BatchContext) -> Tensor:
         """Binary cross-entropy of all cells but those in ignore regions, per unit of positive target."""
         wanted = torch.zeros_like(scores)
         wanted[scene.targets.image[pairs.person], scene.targets.category[pairs.person], pairs.cell] = pairs.target
         keep = scene.background[:, None] | (wanted > 0)
         loss = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
-        return (loss * keep).sum() / normaliser(wanted.sum())
+        return (loss * keep).sum() / avg_factor(wanted.sum())
 
-    def _heatmap_loss(self, logits: Tensor, scene: Scene) -> Tensor:
-        """Penalty-reduced focal loss of joint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled joint."""
+    def _heatmap_loss(self, logits: Tensor, scene: BatchContext) -> Tensor:
+        """Penalty-reduced focal loss of keypoint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled keypoint."""
         wanted = heatmap_targets(scene.targets, self.sigmas, scene.shapes[0], self.strides[0], logits)
         keep = scene.background[:, None, : logits.shape[2]]
         peak = wanted == 1
         margin = torch.where(peak, logits, -logits)  # log-odds of being right
         weight = torch.where(peak, 1.0, (1 - wanted) ** 4 * keep)
         loss = weight * (-margin).sigmoid().square() * -F.logsigmoid(margin)  # no clamped log: it has no gradient at -12
-        return loss.sum() / normaliser(peak.sum())
+        return loss.sum() / avg_factor(peak.sum())
 
 
 def heatmap_targets(targets: Targets, sigmas: Tensor, shape: tuple[int, int], stride: float, like: Tensor) -> Tensor:
-    """Gaussian bumps on the finest level, one map per joint.
+    """Gaussian bumps on the finest level, one map per keypoint.
 
-    The bump's width is the joint's OKS tolerance, held between 0.6 and 2 cells, so a map is as sharp as the metric asks
+    The bump's width is the keypoint's OKS tolerance, held between 0.6 and 2 cells, so a map is as sharp as the metric asks
     and the level allows. Where bumps meet the higher one stays.
 
     Args:
@@ -483,20 +485,20 @@ def heatmap_targets(targets: Targets, sigmas: Tensor, shape: tuple[int, int], st
         like: (B, K, height * width), gives shape, type and device.
 
     Returns:
-        (B, K, height * width) in [0, 1]; exactly 1 in the cell that holds a labelled joint.
+        (B, K, height * width) in [0, 1]; exactly 1 in the cell that holds a labelled keypoint.
     """
     k, (h, w) = like.shape[1], shape
     out = like.new_zeros(like.shape)  # row-major also where the backbone works in channels_last
     reach = torch.arange(-4, 5, device=like.device)
     dx, dy = reach.repeat(9), reach.repeat_interleave(9)
-    person, joint = (targets.joints[..., 2] > 0).nonzero(as_tuple=True)
-    xy = targets.joints[person, joint, :2]
-    spread = targets.area[person].sqrt() * 2 * sigmas.to(like.device)[joint]
+    person, keypoint = (targets.keypoints[..., 2] > 0).nonzero(as_tuple=True)
+    xy = targets.keypoints[person, keypoint, :2]
+    spread = targets.area[person].sqrt() * 2 * sigmas.to(like.device)[keypoint]
     column, row = (xy / stride).floor().long().unbind(1)
     std = (spread / stride).clamp(0.6, 2.0)[:, None]
     value = torch.exp(-(dx * dx + dy * dy) / (2 * std * std))  # (J, 81)
     x, y = column[:, None] + dx, row[:, None] + dy
     inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    where = (targets.image[person, None] * k + joint[:, None]) * (h * w) + y * w + x
+    where = (targets.image[person, None] * k + keypoint[:, None]) * (h * w) + y * w + x
     out.view(-1).scatter_reduce_(0, where[inside], value[inside].to(out.dtype), "amax")
     return out

@@ -2,7 +2,7 @@
 
 Every other module takes its OKS from here, so that loss, assigner and metric cannot drift apart.
 
-Shapes: N pairs of poses, K joints. Coordinates are pixels of the network input, x to the right and y down, with
+Shapes: N pairs of poses, K keypoints. Coordinates are pixels of the network input, x to the right and y down, with
 (0, 0) the top left corner of the top left pixel (YOLO labels times image size).
 
 Formula (COCO keypoint evaluation, https://cocodataset.org/#keypoints-eval, as computed by pycocotools):
@@ -25,18 +25,18 @@ TIGHT_FROM = 0.6
 # segment is at hand (xtcocotools cocoeval).
 BOX_FILL = 0.53
 
-# A lone joint or joints on one line span no area; the box of such a person is widened to this share of its long side.
+# A lone keypoint or keypoints on one line span no area; the box of such a person is widened to this share of its long side.
 MIN_ASPECT = 0.25
 
-# Least area in square pixels: keeps the tolerance of a one-joint person near a pixel instead of zero.
+# Least area in square pixels: keeps the tolerance of a one-keypoint person near a pixel instead of zero.
 MIN_AREA = 16.0
 
 
-def sigmas_for(num_joints: int, custom: Sequence[float] | Tensor | None = None) -> Tensor:
+def sigmas_for(num_keypoints: int, custom: Sequence[float] | Tensor | None = None) -> Tensor:
     """Return the OKS sigmas of a data set.
 
     Args:
-        num_joints: K.
+        num_keypoints: K.
         custom: the data set's own ``kpt_oks_sigmas``, or None for COCO's where K is 17 and DEFAULT_SIGMA elsewhere. D and
             the type of ``kpt_shape`` do not matter (Ultralytics takes COCO's for the list [17, 3] alone).
 
@@ -47,24 +47,24 @@ def sigmas_for(num_joints: int, custom: Sequence[float] | Tensor | None = None) 
         ValueError: custom sigmas are not K positive finite numbers.
     """
     if custom is None:
-        return torch.tensor(COCO_SIGMAS) if num_joints == len(COCO_SIGMAS) else torch.full((num_joints,), DEFAULT_SIGMA)
+        return torch.tensor(COCO_SIGMAS) if num_keypoints == len(COCO_SIGMAS) else torch.full((num_keypoints,), DEFAULT_SIGMA)
     sigmas = torch.as_tensor(custom, dtype=torch.float32).flatten().cpu()
-    if len(sigmas) != num_joints or not bool((sigmas > 0).all()) or not bool(sigmas.isfinite().all()):
+    if len(sigmas) != num_keypoints or not bool((sigmas > 0).all()) or not bool(sigmas.isfinite().all()):
         raise ValueError(
-            f"kpt_oks_sigmas must hold {num_joints} positive numbers, one per joint of kpt_shape, "
-            f"got {len(sigmas)}: {sigmas.tolist()}. Mend kpt_oks_sigmas in the data YAML."
+            f"kpt_oks_sigmas must hold {num_keypoints} positive numbers, one per keypoint of kpt_shape, "
+            f"got {len(sigmas)}: {sigmas.tolist()}. Fix kpt_oks_sigmas in the data YAML."
         )
     return sigmas
 
 
-def describe_sigmas(num_joints: int, custom: Sequence[float] | Tensor | None = None) -> str:
+def describe_sigmas(num_keypoints: int, custom: Sequence[float] | Tensor | None = None) -> str:
     """One line on the sigmas of a data set: what they are, where they come from and what they mean in pixels.
 
     Args:
-        num_joints: K.
+        num_keypoints: K.
         custom: see :func:`sigmas_for`.
     """
-    sigmas = sigmas_for(num_joints, custom)
+    sigmas = sigmas_for(num_keypoints, custom)
     width, height = 80, 160
     reach = tolerance(object_area(torch.tensor([0.0, 0.0, width, height])), sigmas)
 
@@ -74,12 +74,12 @@ def describe_sigmas(num_joints: int, custom: Sequence[float] | Tensor | None = N
 
     if custom is not None:
         source = "kpt_oks_sigmas of the data YAML"
-    elif num_joints == len(COCO_SIGMAS):
+    elif num_keypoints == len(COCO_SIGMAS):
         source = "COCO's"
     else:
         source = "the default; kpt_oks_sigmas in the data YAML sets others"
     return (
-        f"OKS sigmas: {span(sigmas, 3)} for {num_joints} keypoints ({source}). On a person of {width} x {height} px, a keypoint "
+        f"OKS sigmas: {span(sigmas, 3)} for {num_keypoints} keypoints ({source}). On a person of {width} x {height} px, a keypoint "
         f"that is {span(reach, 0)} px off scores 0.61."
     )
 
@@ -106,7 +106,7 @@ def lax_sigmas(sigmas: Tensor, progress: float) -> Tensor:
 def object_area(box: Tensor, segment: Tensor | None = None) -> Tensor:
     """The area rule: the segment's area where it is known, else BOX_FILL of the box.
 
-    A box without joints' annotation is the caller's business: derive it from the joints (``decode.derive_boxes``).
+    A box without keypoints' annotation is the caller's business: derive it from the keypoints (``decode.derive_boxes``).
 
     Args:
         box: (..., 4) corners x1 y1 x2 y2 in pixels.
@@ -124,7 +124,7 @@ def object_area(box: Tensor, segment: Tensor | None = None) -> Tensor:
 
 
 def tolerance(area: Tensor, sigmas: Tensor) -> Tensor:
-    """Distance in pixels at which a joint's OKS falls to exp(-1/2): sqrt(A) * 2 sigma.
+    """Distance in pixels at which a keypoint's OKS falls to exp(-1/2): sqrt(A) * 2 sigma.
 
     Args:
         area: (...) object area in square pixels.
@@ -146,14 +146,14 @@ def oks_error(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor) -> Ten
         sigmas: (K,).
 
     Returns:
-        (..., K), zero where joints coincide.
+        (..., K), zero where keypoints coincide.
     """
     offset = (pred - target[..., :2]) / tolerance(area, sigmas)[..., None]
     return offset.square().sum(-1) / 2
 
 
 def kernel(error: Tensor, tail: float = float("inf")) -> Tensor:
-    """Similarity of one joint: (1 + e/t)^(-t), which is exp(-e) as the tail parameter t grows.
+    """Similarity of one keypoint: (1 + e/t)^(-t), which is exp(-e) as the tail parameter t grows.
 
     exp(-e) underflows to zero a few tolerances away, where every candidate of an untrained network lies; the rational
     form (a Student-t profile) still ranks them.
@@ -168,7 +168,7 @@ def kernel(error: Tensor, tail: float = float("inf")) -> Tensor:
 
 
 def mean_over_labelled(values: Tensor, labelled: Tensor) -> Tensor:
-    """Mean of (..., K) values over the labelled joints, zero where none is labelled."""
+    """Mean of (..., K) values over the labelled keypoints, zero where none is labelled."""
     weight = labelled.to(values.dtype)
     return (values * weight).sum(-1) / weight.sum(-1).clamp(min=1)
 
@@ -178,12 +178,12 @@ def oks(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor, tail: float 
 
     Args:
         pred: (..., K, 2) pixels.
-        target: (..., K, 3) pixels and visibility; joints with visibility 0 do not count.
+        target: (..., K, 3) pixels and visibility; keypoints with visibility 0 do not count.
         area: (...) object area of the target in square pixels.
         sigmas: (K,).
         tail: see :func:`kernel`; infinity for OKS as COCO defines it.
 
     Returns:
-        (...) in [0, 1]; 0 for a target without labelled joints.
+        (...) in [0, 1]; 0 for a target without labelled keypoints.
     """
     return mean_over_labelled(kernel(oks_error(pred, target, area, sigmas), tail), target[..., 2] > 0)

@@ -14,7 +14,7 @@ TOWERS = ("mixed", "plain")
 class Settings:
     """Hyper-parameters of head, assigner and loss. Read where a model is built, and passed on from there as arguments.
 
-    ``dense_weight`` is a pair, (value at the first epoch, value at the last), with a straight line between them.
+    ``one2many_weight`` is a pair, (value at the first epoch, value at the last), with a straight line between them.
     """
 
     # head
@@ -29,7 +29,7 @@ class Settings:
     center_sampling_window: int = 7  # cells on a side of the candidate window, per level
     size_range: tuple[float, float] = (2.0, 12.0)  # sqrt(area) in cells that a level takes
     # losses
-    dense_weight: tuple[float, float] = (0.8, 0.1)  # share of the one-to-many assignment; one-to-one has the rest
+    one2many_weight: tuple[float, float] = (0.8, 0.1)  # share of the one-to-many assignment; one-to-one has the rest
     pose_gain: float = 2.0
     oks_gain: float = 4.0  # of 1 - OKS beside the smooth OKS loss
     aux_loss_gain: float = 0.5  # of the pose loss of keypoints before they are refined, beside that of refined ones
@@ -56,8 +56,8 @@ class Settings:
                 kind = "an odd whole number" if odd else "a whole number"
                 raise ValueError(f"erpose.{name}: {value} must be {kind} and at least 1. Fix the model YAML.")
             object.__setattr__(self, name, int(value))  # 7.0 is fine in a YAML, and not as a count
-        if max(self.dense_weight) > 1:
-            raise ValueError(f"erpose.dense_weight: {self.dense_weight} must lie in 0 to 1. Fix the model YAML.")
+        if max(self.one2many_weight) > 1:
+            raise ValueError(f"erpose.one2many_weight: {self.one2many_weight} must lie in 0 to 1. Fix the model YAML.")
         if self.size_range[1] < 2 * self.size_range[0]:
             raise ValueError(
                 f"erpose.size_range: {self.size_range}: the second number must be at least twice the first, or people of some "

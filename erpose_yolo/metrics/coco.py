@@ -1,6 +1,6 @@
-"""Key point AP as pycocotools computes it: for COCO itself, and for any other joints, sigmas and classes.
+"""Keypoint AP as pycocotools computes it: for COCO itself, and for any other keypoints, sigmas and classes.
 
-The definition is https://cocodataset.org/#keypoints-eval as written in pycocotools.cocoeval; :func:`judge` runs
+The definition is https://cocodataset.org/#keypoints-eval as written in pycocotools.cocoeval; :func:`reference_evaluation` runs
 pycocotools itself on the same persons and predictions.
 """
 
@@ -21,17 +21,17 @@ from erpose_yolo.metrics.truth import GroundTruth
 STATS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
 
 
-def exact_sigmas(num_joints: int, custom: Sequence[float] | None = None) -> np.ndarray:
+def exact_sigmas(num_keypoints: int, custom: Sequence[float] | None = None) -> np.ndarray:
     """OKS sigmas (K,) in float64; COCO's to the bit as pycocotools has them.
 
     Raises:
         ValueError: see oks.sigmas_for.
     """
-    sigmas_for(num_joints, custom)  # its checks, and its messages
-    if custom is None and num_joints != len(COCO_SIGMAS):
-        return np.full(num_joints, DEFAULT_SIGMA)
+    sigmas_for(num_keypoints, custom)  # its checks, and its messages
+    if custom is None and num_keypoints != len(COCO_SIGMAS):
+        return np.full(num_keypoints, DEFAULT_SIGMA)
     sigmas = np.asarray(COCO_SIGMAS if custom is None else custom, np.float64).reshape(-1)
-    if num_joints == len(COCO_SIGMAS) and np.allclose(sigmas, COCO_SIGMAS, rtol=0, atol=1e-6):
+    if num_keypoints == len(COCO_SIGMAS) and np.allclose(sigmas, COCO_SIGMAS, rtol=0, atol=1e-6):
         return np.round(np.asarray(COCO_SIGMAS) * 10, 2) / 10  # .26 / 10 is not .026 in its last bit
     return sigmas
 
@@ -47,16 +47,16 @@ def stats_of(curves: Curves) -> dict[str, float]:
 
 def protocol(truth: GroundTruth) -> str:
     """One sentence on which images are evaluated."""
-    images, joints = len(truth.ids), int(truth.with_joints.sum())
+    images, keypoints = len(truth.ids), int(truth.with_keypoints.sum())
     part = f"{images:,}{f' of the {truth.annotated:,} annotated' if images < truth.annotated else ''} images"
-    if joints == images and images < truth.annotated:
+    if keypoints == images and images < truth.annotated:
         return (
-            f"{part}, each with labelled joints (Ultralytics' protocol, 2,346 images of val2017; COCO's own takes all "
+            f"{part}, each with labelled keypoints (Ultralytics' protocol, 2,346 images of val2017; COCO's own takes all "
             "5,000 and gives less)"
         )
-    if joints == images:
-        return f"all {part}, each with labelled joints (COCO's protocol would also take images without, and give less)"
-    return f"{part} (COCO's protocol), of which {joints:,} with labelled joints"
+    if keypoints == images:
+        return f"all {part}, each with labelled keypoints (COCO's protocol would also take images without, and give less)"
+    return f"{part} (COCO's protocol), of which {keypoints:,} with labelled keypoints"
 
 
 def evaluate_coco(
@@ -66,7 +66,7 @@ def evaluate_coco(
     log: Callable[[str], object] | None = print,
     matches: Sequence[Matches] | None = None,
 ) -> dict[str, float]:
-    """COCO's key point metrics.
+    """COCO's keypoint metrics.
 
     Args:
         truth: persons of the images to evaluate.
@@ -77,11 +77,11 @@ def evaluate_coco(
 
     Returns:
         AP, AP50, AP75, APm, APl, AR, AR50, AR75, ARm, ARl over all images; the same with the suffix ``_labelled`` for
-        AP and AR over the images with labelled joints alone; -1 where undefined.
+        AP and AR over the images with labelled keypoints alone; -1 where undefined.
     """
     matches = match(truth, predictions, np.asarray(sigmas)) if matches is None else matches
     figures = stats_of(accumulate(matches))
-    labelled = truth.with_joints
+    labelled = truth.with_keypoints
     part = figures if labelled.all() else stats_of(accumulate(matches, labelled))
     figures = {**figures, "AP_labelled": part["AP"], "AR_labelled": part["AR"]}
     if log is not None:
@@ -110,16 +110,16 @@ def table(figures: Mapping[str, float], truth: GroundTruth) -> str:
     counted = int((~truth.ignore).sum())
     lines += [
         f" Images:  {protocol(truth)}",
-        f" Persons: {counted:,} with labelled joints; {len(truth.area) - counted:,} without or crowd regions, ignored",
+        f" Persons: {counted:,} with labelled keypoints; {len(truth.area) - counted:,} without or crowd regions, ignored",
         f" Area:    {truth.area_rule} ({truth.source})",
         f" Rules:   pycocotools: the best {MAX_DETS} predictions of an image and class count",
     ]
-    if 0 < truth.with_joints.sum() < len(truth.ids):
-        lines.insert(11, f"          AP over those with labelled joints alone: {figures['AP_labelled']:0.3f}")
+    if 0 < truth.with_keypoints.sum() < len(truth.ids):
+        lines.insert(11, f"          AP over those with labelled keypoints alone: {figures['AP_labelled']:0.3f}")
     return "\n".join(lines)
 
 
-def judge(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray | Sequence[float]) -> dict[str, float]:
+def reference_evaluation(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray | Sequence[float]) -> dict[str, float]:
     """The same ten figures by pycocotools itself, which is slower.
 
     Args:
@@ -148,28 +148,28 @@ def from_arrays(
     """Persons and predictions of one class, from arrays.
 
     Args:
-        truth: per image, joints (N, K, 3) in pixels with visibility, and areas (N,) in square pixels.
-        found: per image, joints (M, K, 2 or 3) in pixels and scores (M,).
-        k: number of joints K.
+        truth: per image, keypoints (N, K, 3) in pixels with visibility, and areas (N,) in square pixels.
+        found: per image, keypoints (M, K, 2 or 3) in pixels and scores (M,).
+        k: number of keypoints K.
 
     Raises:
         ValueError: truth and found are not of the same images.
     """
     if len(truth) != len(found):
         raise ValueError(f"{len(truth)} images of truth, but {len(found)} of predictions")
-    joints = np.concatenate([np.asarray(t[0], np.float64).reshape(-1, k, 3) for t in truth])
+    keypoints = np.concatenate([np.asarray(t[0], np.float64).reshape(-1, k, 3) for t in truth])
     poses = np.concatenate([np.asarray(f[0], np.float64)[..., :2].reshape(-1, k, 2) for f in found])
-    low, high = joints[..., :2].min(1), joints[..., :2].max(1)
+    low, high = keypoints[..., :2].min(1), keypoints[..., :2].max(1)
     persons = GroundTruth(
         ids=list(range(1, len(truth) + 1)),
         names=[str(i) for i in range(1, len(truth) + 1)],
         image=np.repeat(np.arange(len(truth)), [len(t[1]) for t in truth]),
-        category=np.zeros(len(joints), np.int64),
-        joints=joints,
+        category=np.zeros(len(keypoints), np.int64),
+        keypoints=keypoints,
         box=np.concatenate((low, high - low), 1),
         area=np.concatenate([np.asarray(t[1], np.float64) for t in truth]),
-        crowd=np.zeros(len(joints), bool),
-        seen=(joints[..., 2] > 0).sum(1),
+        crowd=np.zeros(len(keypoints), bool),
+        seen=(keypoints[..., 2] > 0).sum(1),
         categories=[{"id": 1, "name": "person"}],
         source="arrays",
         area_rule="as given",
@@ -179,7 +179,7 @@ def from_arrays(
         image=np.repeat(np.arange(len(found)), [len(f[1]) for f in found]),
         category=np.zeros(len(poses), np.int64),
         score=np.concatenate([np.asarray(f[1], np.float64) for f in found]),
-        joints=poses,
+        keypoints=poses,
         area=extent_area(poses),
     )
     return persons, predictions
@@ -190,7 +190,7 @@ def keypoint_ap(
     found: Sequence[tuple[np.ndarray, np.ndarray]],
     sigmas: np.ndarray,
 ) -> dict[str, float]:
-    """COCO key point metrics of one class, from arrays; the best 20 predictions of an image count.
+    """COCO keypoint metrics of one class, from arrays; the best 20 predictions of an image count.
 
     Args:
         truth, found: as :func:`from_arrays` takes them.

@@ -27,7 +27,7 @@ class Crowding:
         missed: (I,) of them without a prediction.
         duplicates: (I,) predictions that repeat a better-scored one.
         predictions: (I,) predictions above the score threshold.
-        twins: (I,) labelled persons that would count as duplicates of another if the labels were predictions: what the
+        duplicate_labels: (I,) labelled persons that would count as duplicates of another if the labels were predictions: what the
             definition cannot tell from a duplicate.
         matches: those behind ``missed``, without a cap on predictions per image.
         shown: the predictions from the score threshold on, which the matches point into.
@@ -37,7 +37,7 @@ class Crowding:
     missed: np.ndarray
     duplicates: np.ndarray
     predictions: np.ndarray
-    twins: np.ndarray
+    duplicate_labels: np.ndarray
     matches: Sequence[Matches]
     shown: Predictions
 
@@ -47,9 +47,9 @@ class Crowding:
         return float(self.duplicates.sum() / max(self.persons.sum(), 1))
 
     @property
-    def twin_rate(self) -> float:
+    def duplicate_label_rate(self) -> float:
         """Twins per labelled person: the floor under the duplicate rate."""
-        return float(self.twins.sum() / max(self.persons.sum(), 1))
+        return float(self.duplicate_labels.sum() / max(self.persons.sum(), 1))
 
     @property
     def miss_rate(self) -> float:
@@ -61,18 +61,18 @@ def repeated(
     image: np.ndarray,
     category: np.ndarray,
     score: np.ndarray,
-    joints: np.ndarray,
+    keypoints: np.ndarray,
     sigmas: np.ndarray,
     oks: float = DUPLICATE_OKS,
 ) -> np.ndarray:
     """Poses (M,) that repeat a better-scored pose of the same image and class.
 
-    The better-scored pose stands for the truth in the OKS formula. Its area is 0.53 of the extent of its joints, the
+    The better-scored pose stands for the truth in the OKS formula. Its area is 0.53 of the extent of its keypoints, the
     same for every model, whether its boxes are predicted, derived or absent.
 
     Args:
         image, category, score: (M,).
-        joints: (M, K, 3) pixels and visibility; the joints of the better-scored pose with a visibility above 0 count.
+        keypoints: (M, K, 3) pixels and visibility; the keypoints of the better-scored pose with a visibility above 0 count.
         sigmas: (K,).
         oks: above it, two poses are one.
 
@@ -80,16 +80,16 @@ def repeated(
         (M,) mask.
     """
     order, _ = best(image, category, score, len(score))
-    image, category, joints = image[order], category[order], joints[order]
+    image, category, keypoints = image[order], category[order], keypoints[order]
     group = np.flatnonzero(np.r_[True, (np.diff(image) != 0) | (np.diff(category) != 0)]) if len(order) else order
     number = np.diff(np.append(group, len(order)))
     rank = np.arange(len(order)) - np.repeat(group, number)  # how many better ones there are
     later = np.repeat(np.arange(len(order)), rank)
     offset = np.cumsum(rank) - rank
     better = np.arange(len(later)) - np.repeat(offset, rank) + np.repeat(np.repeat(group, number), rank)
-    labelled = joints[..., 2] > 0
-    low = np.where(labelled[..., None], joints[..., :2], np.inf).min(1)
-    high = np.where(labelled[..., None], joints[..., :2], -np.inf).max(1)
+    labelled = keypoints[..., 2] > 0
+    low = np.where(labelled[..., None], keypoints[..., :2], np.inf).min(1)
+    high = np.where(labelled[..., None], keypoints[..., :2], -np.inf).max(1)
     some = np.asarray(labelled.any(1))
     side = np.where(some[:, None], high - np.where(some[:, None], low, 0), 0)
     box = np.concatenate((np.where(some[:, None], low, 0), side), 1)
@@ -97,7 +97,7 @@ def repeated(
     step = 1 << 20  # pairs at a time: a crowd of 300 has 45,000
     for start in range(0, len(later), step):
         i, j = later[start : start + step], better[start : start + step]
-        same = pair_oks(joints, joints, BOX_FILL * side.prod(1), box, sigmas, i, j)
+        same = pair_oks(keypoints, keypoints, BOX_FILL * side.prod(1), box, sigmas, i, j)
         repeats[i[(same > oks) & some[i] & some[j]]] = True
     out = np.zeros(len(order), bool)
     out[order] = repeats
@@ -115,7 +115,7 @@ def measure_crowding(
     """Count duplicates and misses.
 
     A duplicate is a prediction from ``score`` on whose OKS with a better-scored prediction of the same image and class
-    exceeds ``duplicate_oks``, all joints counting. A person is missed if COCO's matching, at an OKS of ``found_oks``,
+    exceeds ``duplicate_oks``, all keypoints counting. A person is missed if COCO's matching, at an OKS of ``found_oks``,
     gives it none of the predictions from ``score`` on; all of them take part, not the best 20 alone.
 
     Args:
@@ -129,8 +129,8 @@ def measure_crowding(
     sigmas = np.asarray(sigmas, np.float64)
     shown = predictions.select(predictions.score >= score)
     images = len(truth.ids)
-    all_joints = np.concatenate((shown.joints[..., :2], np.ones((*shown.joints.shape[:2], 1))), -1)
-    double = repeated(shown.image, shown.category, shown.score, all_joints, sigmas, duplicate_oks)
+    all_keypoints = np.concatenate((shown.keypoints[..., :2], np.ones((*shown.keypoints.shape[:2], 1))), -1)
+    double = repeated(shown.image, shown.category, shown.score, all_keypoints, sigmas, duplicate_oks)
     matches = match(truth, shown, sigmas, np.array([found_oks]), AREA_RANGES[:1], max_dets=len(shown.score) or 1)
     missed = np.zeros(images, np.int64)
     for m in matches:
@@ -138,15 +138,15 @@ def measure_crowding(
         lost[m.match[0, 0][m.match[0, 0] >= 0]] = False
         missed += np.bincount(m.image_of_person[lost], minlength=images)
     counts = ~truth.ignore
-    people, kind, joints = truth.image[counts], truth.category[counts], truth.joints[counts]
-    # the person with fewer labelled joints stands for the better-scored one: only its joints can be compared
-    twins = repeated(people, kind, -(joints[..., 2] > 0).sum(1).astype(float), joints, sigmas, duplicate_oks)
+    people, kind, keypoints = truth.image[counts], truth.category[counts], truth.keypoints[counts]
+    # the person with fewer labelled keypoints stands for the better-scored one: only its keypoints can be compared
+    duplicate_labels = repeated(people, kind, -(keypoints[..., 2] > 0).sum(1).astype(float), keypoints, sigmas, duplicate_oks)
     return Crowding(
         persons=np.bincount(people, minlength=images),
         missed=missed,
         duplicates=np.bincount(shown.image[double], minlength=images),
         predictions=np.bincount(shown.image, minlength=images),
-        twins=np.bincount(people[twins], minlength=images),
+        duplicate_labels=np.bincount(people[duplicate_labels], minlength=images),
         matches=matches,
         shown=shown,
     )
@@ -188,7 +188,7 @@ def table(crowding: Crowding, rows: Sequence[dict[str, float]], origin: str, sco
     """The rates in text."""
     lines = [
         f" Duplicates: {crowding.duplicate_rate:.4f} per labelled person (score from {score} on, OKS with a "
-        f"better-scored prediction above {DUPLICATE_OKS}; the labels themselves: {crowding.twin_rate:.4f})",
+        f"better-scored prediction above {DUPLICATE_OKS}; the labels themselves: {crowding.duplicate_label_rate:.4f})",
         f" Misses:     {crowding.miss_rate:.4f} of {crowding.persons.sum():,} labelled persons (score from {score} on, "
         f"OKS from {FOUND_OKS} on)",
         f" By crowd index, {origin}:",

@@ -1,8 +1,8 @@
-"""CrowdPose: 14 joints, their sigmas, the crowd index, and AP of easy, medium and hard images.
+"""CrowdPose: 14 keypoints, their sigmas, the crowd index, and AP of easy, medium and hard images.
 
 The definition is xtcocotools.cocoeval with ``keypoints_crowd``; the data set is of arXiv 1812.00324. Two things that
-differ from COCO: ``num_keypoints`` of its annotations counts visible joints (2) alone, and a person with none is
-ignored even if occluded joints (1) are labelled; the area is 0.53 of the box, as there are no segments.
+differ from COCO: ``num_keypoints`` of its annotations counts visible keypoints (2) alone, and a person with none is
+ignored even if occluded keypoints (1) are labelled; the area is 0.53 of the box, as there are no segments.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ EASY, HARD = 0.2, 0.8
 def crowd_index(truth: GroundTruth) -> np.ndarray:
     """Crowd index of each image (I,) by the definition of the CrowdPose paper, section 4.1.
 
-    Mean over the persons of an image of (joints of others inside the person's box) / (own joints), labelled joints
-    only, and at most 1 as in the published annotations. Persons without labelled joints and crowd regions are left out;
+    Mean over the persons of an image of (keypoints of others inside the person's box) / (own keypoints), labelled keypoints
+    only, and at most 1 as in the published annotations. Persons without labelled keypoints and crowd regions are left out;
     the index of an image without persons is 0. The indices that CrowdPose ships differ from this for some images (its
     authors' code is not public), so those of the file are taken where there are any.
     """
-    use = ~truth.crowd & (truth.joints[..., 2] > 0).any(1)
-    image, joints, box = truth.image[use], truth.joints[use], truth.box[use]
-    labelled = joints[..., 2] > 0
+    use = ~truth.crowd & (truth.keypoints[..., 2] > 0).any(1)
+    image, keypoints, box = truth.image[use], truth.keypoints[use], truth.box[use]
+    labelled = keypoints[..., 2] > 0
     own = labelled.sum(1)
     total, number = np.zeros(len(truth.ids)), np.bincount(image, minlength=len(truth.ids))
     order = np.argsort(image, kind="stable")
@@ -43,7 +43,7 @@ def crowd_index(truth: GroundTruth) -> np.ndarray:
     for i in np.flatnonzero(number > 1):  # alone means 0
         of = order[starts[i] : starts[i] + number[i]]
         low, high = box[of, :2], box[of, :2] + box[of, 2:]
-        xy = joints[of, :, :2]  # (n, K, 2)
+        xy = keypoints[of, :, :2]  # (n, K, 2)
         inside = ((xy >= low[:, None, None]) & (xy <= high[:, None, None])).all(-1) & labelled[of]  # (box, person, K)
         inside = inside.sum(-1)
         others = inside.sum(1) - np.diagonal(inside)
@@ -66,8 +66,8 @@ def by_crowding(matches: Sequence[Matches], index: np.ndarray) -> dict[str, floa
 
 
 def as_crowdpose(truth: GroundTruth) -> GroundTruth:
-    """Labels under CrowdPose's rule that visible joints alone make a person count; annotations carry it already."""
-    return replace(truth, seen=(truth.joints[..., 2] == 2).sum(1)) if truth.source == "labels" else truth
+    """Labels under CrowdPose's rule that visible keypoints alone make a person count; annotations carry it already."""
+    return replace(truth, seen=(truth.keypoints[..., 2] == 2).sum(1)) if truth.source == "labels" else truth
 
 
 def evaluate_crowdpose(
@@ -80,7 +80,7 @@ def evaluate_crowdpose(
 
     Args:
         truth: persons of the images to evaluate.
-        predictions: of the same images; the best 20 of an image count. One without any visible joint is dropped.
+        predictions: of the same images; the best 20 of an image count. One without any visible keypoint is dropped.
         sigmas: (K,) OKS sigmas, CrowdPose's own by default.
         log: told the table, None for silence.
 
@@ -88,7 +88,7 @@ def evaluate_crowdpose(
         AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium, AP_hard; -1 where undefined.
     """
     truth = as_crowdpose(truth)
-    predictions = predictions.select(np.asarray((predictions.joints[..., 2] > 0).any(1)))
+    predictions = predictions.select(np.asarray((predictions.keypoints[..., 2] > 0).any(1)))
     matches = match(truth, predictions, np.asarray(sigmas))
     curves = accumulate(matches)
     index, origin = with_crowd_index(truth)
@@ -127,6 +127,6 @@ def table(figures: Mapping[str, float], truth: GroundTruth, index: np.ndarray, o
         f"crowd index {origin}",
         f" Area:    {truth.area_rule} ({truth.source})",
         f" Rules:   xtcocotools keypoints_crowd: the best {MAX_DETS} predictions of an image count; persons without a "
-        "visible joint are ignored",
+        "visible keypoint are ignored",
     ]
     return "\n".join(lines)

@@ -6,8 +6,8 @@
 
 The model is run by its own validator, so its stock figures are those of ``yolo val``, with one rule for OKS sigmas
 (metrics/validation.py). Prints pycocotools' table,
-CrowdPose's where the data set is of that kind, duplicates, misses and joints; saves predictions.json, metrics.json and
-pictures.
+CrowdPose's where the data set is of that kind, duplicates, misses and keypoints; saves predictions.json, metrics.json and
+images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from erpose_yolo import catalog
 from erpose_yolo.data.skeletons import CROWDPOSE_14, names_of
 from erpose_yolo.errors import is_input_error, suggestion
 from erpose_yolo.method.oks import describe_sigmas
-from erpose_yolo.metrics import coco, crowding, crowdpose, joints, plots
+from erpose_yolo.metrics import coco, crowding, crowdpose, keypoints, plots
 from erpose_yolo.metrics.exact import ExactPose, load_annotations
 from erpose_yolo.metrics.matching import accumulate, match
 from erpose_yolo.metrics.predictions import Predictions, read_predictions, write_json
@@ -45,10 +45,10 @@ USAGE = """Usage: erpose eval model=FILE data=DATA.yaml [key=value ...]
   imgsz        long side of the network's input (640, whatever size a checkpoint was trained at; a fixed export has its own)
   batch, conf, nms, iou, max_det, device, rect, half, workers, single_cls ...   as 'yolo val' takes them
   protocol     auto (default), coco or crowdpose
-  score        least score for duplicates, misses, calibration and joints (0.25)
-  judge        True: run pycocotools itself as well and compare
-  plots        False: no pictures
-  save_dir     folder for predictions.json, metrics.json and the pictures (runs/pose/eval)"""
+  score        least score for duplicates, misses, calibration and keypoints (0.25)
+  reference    True: run pycocotools itself as well and compare
+  plots        False: no images
+  save_dir     folder for predictions.json, metrics.json and the images (runs/pose/eval)"""
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
     split: str = "val",
     protocol: str = "auto",
     score: float = crowding.DEPLOYED_SCORE,
-    judge: bool = False,
+    reference: bool = False,
     plots: bool = True,
     save_dir: str | Path | None = None,
     **kwargs: Any,
@@ -70,15 +70,15 @@ def evaluate(
         data: data YAML, also one that ships with this package, by name.
         predictions: COCO results file, instead of a model.
         split: train, val or test.
-        protocol: ``coco``, ``crowdpose``, or ``auto``: CrowdPose's for its joints.
+        protocol: ``coco``, ``crowdpose``, or ``auto``: CrowdPose's for its keypoints.
         score: least score of predictions that count as shown to a user.
-        judge: let pycocotools itself compute the COCO figures, too.
-        plots: save pictures.
+        reference: let pycocotools itself compute the COCO figures, too.
+        plots: save images.
         save_dir: folder for all files.
         **kwargs: as ``yolo val`` takes them, but ``imgsz`` is 640 where it is not given.
 
     Returns:
-        Everything that metrics.json holds: ``coco``, ``crowdpose`` (where it applies), ``crowding``, ``joints``,
+        Everything that metrics.json holds: ``coco``, ``crowdpose`` (where it applies), ``crowding``, ``keypoints``,
         ``stock`` (the validator's own figures), ``protocol``, ``area``, ``sigmas``, ``truth`` and ``settings``.
 
     Raises:
@@ -103,7 +103,7 @@ def evaluate(
         found = read_predictions(predictions, truth)
     settings: dict[str, Any] = {"model": None if model is None else str(getattr(model, "ckpt_path", None) or model), "data": data}
     settings |= {"predictions": predictions and str(predictions), "split": split, **kwargs}
-    report = _measure(truth, found, info, protocol, score, judge, folder if plots else None)
+    report = _measure(truth, found, info, protocol, score, reference, folder if plots else None)
     report = {**report, "stock": stock, "settings": settings}
     write_json(folder / "metrics.json", _plain(report))
     print(f" Saved:   {folder}")
@@ -187,8 +187,8 @@ def _folder(save_dir: str | Path | None) -> Path:
 
 
 def is_crowdpose(truth: GroundTruth, info: Mapping[str, Any]) -> bool:
-    """Whether a data set is CrowdPose or built like it: 14 joints, and its crowd index, joint names or sigmas."""
-    k = truth.joints.shape[1]
+    """Whether a data set is CrowdPose or built like it: 14 keypoints, and its crowd index, keypoint names or sigmas."""
+    k = truth.keypoints.shape[1]
     if k != len(CROWDPOSE_14.names):
         return False
     sigmas = info.get("kpt_oks_sigmas")
@@ -205,11 +205,11 @@ def _measure(
     info: Mapping[str, Any],
     protocol: str,
     score: float,
-    judge: bool,
-    pictures: Path | None,
+    reference: bool,
+    images: Path | None,
 ) -> dict[str, Any]:
     """All figures of predictions, printed and, where a folder is given, drawn."""
-    k = truth.joints.shape[1]
+    k = truth.keypoints.shape[1]
     crowd = protocol == "crowdpose" or (protocol == "auto" and is_crowdpose(truth, info))
     custom = info.get("kpt_oks_sigmas")
     if crowd and custom is None and k == len(CROWDPOSE_14.sigmas):
@@ -221,12 +221,12 @@ def _measure(
     figures = coco.evaluate_coco(truth, found, sigmas, log=None, matches=matches)
     report: dict[str, Any] = {"coco": figures, "protocol": coco.protocol(truth), "area": truth.area_rule}
     report["sigmas"] = sigmas.tolist()
-    print("\nCOCO key points\n" + coco.table(figures, truth))
+    print("\nCOCO keypoints\n" + coco.table(figures, truth))
     print(f" {describe_sigmas(k, custom)}")
-    if judge and len(found.score):
-        theirs = coco.judge(truth, found, sigmas)
+    if reference and len(found.score):
+        theirs = coco.reference_evaluation(truth, found, sigmas)
         apart = max(abs(theirs[name] - figures[name]) for name in coco.STATS)
-        report["judge"] = {"figures": theirs, "apart": apart}
+        report["reference"] = {"figures": theirs, "apart": apart}
         print(f" Judge:   pycocotools itself, largest difference {apart:.1e}")
     if crowd:
         print("\nCrowdPose")
@@ -237,34 +237,34 @@ def _measure(
     cost = crowding.measure_crowding(truth, found, sigmas, score)
     rows = crowding.against_index(cost, index)
     names = names_of(info.get("kpt_names"), k)
-    per_joint = joints.measure_joints(truth, cost.shown, cost.matches, sigmas)
+    per_keypoint = keypoints.measure_keypoints(truth, cost.shown, cost.matches, sigmas)
     print("\nCrowds\n" + crowding.table(cost, rows, origin, score))
     if not crowd:
         parts = ", ".join(f"{name[3:]} {value:.3f}" for name, value in report["by_crowd_index"].items())
         print(f" AP of images by crowd index: {parts} (below {crowdpose.EASY}, between, from {crowdpose.HARD} on)")
-    print("\nJoints\n" + joints.table(per_joint, names))
+    print("\nKeypoints\n" + keypoints.table(per_keypoint, names))
     report["crowding"] = {
         "score": score,
         "duplicate_rate": cost.duplicate_rate,
-        "twin_rate": cost.twin_rate,
+        "duplicate_label_rate": cost.duplicate_label_rate,
         "miss_rate": cost.miss_rate,
         "persons": int(cost.persons.sum()),
         "crowd_index": origin,
         "bins": rows,
     }
-    report["joints"] = {
+    report["keypoints"] = {
         name: {
-            "labelled": int(per_joint.labelled[j]),
-            "oks": float(per_joint.oks[j]),
-            **{f"pck@{share:g}": float(per_joint.pck[s, j]) for s, share in enumerate(per_joint.shares)},
+            "labelled": int(per_keypoint.labelled[j]),
+            "oks": float(per_keypoint.oks[j]),
+            **{f"pck@{share:g}": float(per_keypoint.pck[s, j]) for s, share in enumerate(per_keypoint.shares)},
         }
         for j, name in enumerate(names)
     }
-    if pictures is not None:
-        plots.plot_precision_recall(accumulate(matches), pictures / "precision_recall.png")
-        plots.plot_calibration(cost.matches, pictures / "calibration.png")
-        plots.plot_crowding(rows, pictures / "crowding.png", score)
-        plots.plot_joints(per_joint, names, pictures / "joints.png")
+    if images is not None:
+        plots.plot_precision_recall(accumulate(matches), images / "precision_recall.png")
+        plots.plot_calibration(cost.matches, images / "calibration.png")
+        plots.plot_crowding(rows, images / "crowding.png", score)
+        plots.plot_keypoints(per_keypoint, names, images / "keypoints.png")
     return report
 
 

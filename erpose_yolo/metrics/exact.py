@@ -116,7 +116,7 @@ class ExactPose:
         if self.truth is None:  # labels: their places are known now that the sizes of the images are
             self.truth = from_labels(this.dataloader.dataset.labels, this.data["names"], self.collected.shapes)
         self.truth.check_sizes(self.collected.shapes)
-        sigmas = coco.exact_sigmas(self.truth.joints.shape[1], this.data.get("kpt_oks_sigmas"))
+        sigmas = coco.exact_sigmas(self.truth.keypoints.shape[1], this.data.get("kpt_oks_sigmas"))
         self.exact = coco.evaluate_coco(self.truth, self.collected.predictions(self.truth), sigmas, log=None)
         this.metrics.exact = self.exact
         if not this.training:

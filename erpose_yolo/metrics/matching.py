@@ -4,7 +4,7 @@ pycocotools.cocoeval (``computeOks``, ``evaluateImg``, ``accumulate``) is the de
 thresholds, predictions and persons are array operations here, and the same additions are made in the same order, so
 figures agree to the last bit; tests/metrics/test_coco.py holds the two against each other.
 
-Shapes: I images, N persons, M predictions (at most ``max_dets`` per image), K joints, T OKS thresholds, A area ranges,
+Shapes: I images, N persons, M predictions (at most ``max_dets`` per image), K keypoints, T OKS thresholds, A area ranges,
 R recall levels, G persons in one image.
 """
 
@@ -20,11 +20,11 @@ from erpose_yolo.metrics.truth import GroundTruth
 
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # .50:.05:.95
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
-# pycocotools.cocoeval.Params.setKpParams, square pixels: key points have no small range
+# pycocotools.cocoeval.Params.setKpParams, square pixels: keypoints have no small range
 AREA_RANGES = ((0**2, 1e5**2), (32**2, 96**2), (96**2, 1e5**2))
 AREA_NAMES = ("all", "medium", "large")
 
-_CHUNK = 1 << 15  # pairs at a time: their joints stay in the processor's cache
+_CHUNK = 1 << 15  # pairs at a time: their keypoints stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Matches:
 
 def pair_oks(
     found: np.ndarray,
-    joints: np.ndarray,
+    keypoints: np.ndarray,
     area: np.ndarray,
     box: np.ndarray,
     sigmas: np.ndarray,
@@ -64,12 +64,12 @@ def pair_oks(
 ) -> np.ndarray:
     """OKS of pairs of predictions and persons, as pycocotools' computeOks.
 
-    For a person without labelled joints, joints within its box enlarged to three times its sides cost nothing and
+    For a person without labelled keypoints, keypoints within its box enlarged to three times its sides cost nothing and
     others their distance to it: that is how crowd regions and unlabelled persons swallow predictions.
 
     Args:
-        found: (M, K, 2 or more) predicted joints in pixels.
-        joints: (N, K, 3) true joints in pixels and visibility.
+        found: (M, K, 2 or more) predicted keypoints in pixels.
+        keypoints: (N, K, 3) true keypoints in pixels and visibility.
         area: (N,) square pixels.
         box: (N, 4) left, top, width, height in pixels.
         sigmas: (K,) float64.
@@ -77,15 +77,15 @@ def pair_oks(
         second: (P,) index into the persons.
 
     Returns:
-        (P,) in [0, 1]; 0 where a predicted joint is not finite.
+        (P,) in [0, 1]; 0 where a predicted keypoint is not finite.
     """
-    labelled = joints[..., 2] > 0
+    labelled = keypoints[..., 2] > 0
     count = labelled.sum(1)
-    order = np.argsort(~labelled, axis=1, kind="stable")  # labelled joints first
+    order = np.argsort(~labelled, axis=1, kind="stable")  # labelled keypoints first
     variance = (sigmas * 2) ** 2
     denominator = area + np.spacing(1)
     out = np.zeros(len(first))
-    # persons with equally many labelled joints together: sums over n numbers, not over K with zeros between, because
+    # persons with equally many labelled keypoints together: sums over n numbers, not over K with zeros between, because
     # the order of additions decides the last bit and pycocotools adds the labelled ones only
     number = count[second]
     for n in np.unique(number):
@@ -95,8 +95,8 @@ def pair_oks(
             i, j = first[pair], second[pair]
             if n:
                 column = order[j, :n]
-                dx = found[i[:, None], column, 0] - joints[j[:, None], column, 0]
-                dy = found[i[:, None], column, 1] - joints[j[:, None], column, 1]
+                dx = found[i[:, None], column, 0] - keypoints[j[:, None], column, 0]
+                dy = found[i[:, None], column, 1] - keypoints[j[:, None], column, 1]
                 e = (dx**2 + dy**2) / variance[column] / denominator[j, None] / 2
             else:
                 low = box[j, :2] - box[j, 2:]
@@ -173,7 +173,7 @@ def _match_class(
     offset = np.cumsum(per_d) - per_d
     first = np.repeat(np.arange(len(found)), per_d)
     second = np.arange(len(first)) - np.repeat(offset, per_d) + np.repeat(start_p[image_d], per_d)
-    similarity = pair_oks(predictions.joints[found], truth.joints[person], area, truth.box[person], sigmas, first, second)
+    similarity = pair_oks(predictions.keypoints[found], truth.keypoints[person], area, truth.box[person], sigmas, first, second)
 
     best_oks = np.zeros(len(found))
     np.maximum.at(best_oks, first, np.where(ignore[0, second], 0.0, similarity))

@@ -1,6 +1,6 @@
-"""Pictures of an evaluation: precision-recall, calibration of the score, crowding, joints.
+"""Images of an evaluation: precision-recall, calibration of the score, crowding, keypoints.
 
-matplotlib is imported when a picture is drawn, and its Agg canvas is used directly: no window system, no global state
+matplotlib is imported when an image is drawn, and its Agg canvas is used directly: no window system, no global state
 of pyplot.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from erpose_yolo.files import written_whole
-from erpose_yolo.metrics.joints import JointFigures
+from erpose_yolo.metrics.keypoints import KeypointFigures
 from erpose_yolo.metrics.matching import OKS_THRESHOLDS, RECALL_LEVELS, Curves, Matches
 
 _GRID = {"color": "0.9", "linewidth": 0.8}
@@ -52,7 +52,7 @@ def plot_precision_recall(curves: Curves, file: Path) -> Path:
 
     Args:
         curves: of :func:`matching.accumulate`, all areas first.
-        file: picture to write.
+        file: image to write.
     """
     figure = _figure(5, 4)
     axes = _axes(figure.add_subplot(), "Precision and recall", "recall", "precision")
@@ -77,7 +77,7 @@ def plot_calibration(matches: Sequence[Matches], file: Path, bins: int = 10) -> 
 
     Args:
         matches: of the deployed predictions; their best OKS is used, not their match.
-        file: picture to write.
+        file: image to write.
         bins: of the score.
     """
     score = np.concatenate([m.score[~(m.void & (m.match >= 0))[0, 0]] for m in matches])
@@ -111,7 +111,7 @@ def plot_crowding(rows: Sequence[dict[str, float]], file: Path, score: float) ->
 
     Args:
         rows: of :func:`crowding.against_index`.
-        file: picture to write.
+        file: image to write.
         score: the threshold of the predictions, for the title.
     """
     rows = [row for row in rows if row["persons"]]
@@ -133,13 +133,13 @@ def plot_crowding(rows: Sequence[dict[str, float]], file: Path, score: float) ->
     return _save(figure, file)
 
 
-def plot_joints(figures: JointFigures, names: Sequence[str], file: Path) -> Path:
-    """OKS and PCK of each joint as bars.
+def plot_keypoints(figures: KeypointFigures, names: Sequence[str], file: Path) -> Path:
+    """OKS and PCK of each keypoint as bars.
 
     Args:
-        figures: of K joints.
-        names: of the joints.
-        file: picture to write.
+        figures: of K keypoints.
+        names: of the keypoints.
+        file: image to write.
     """
     k = len(names)
     figure = _figure(6, 1.4 + 0.26 * k)
@@ -147,7 +147,7 @@ def plot_joints(figures: JointFigures, names: Sequence[str], file: Path) -> Path
     place = np.arange(k)
     _axes(left, "OKS (persons that were found)", "mean similarity", "")
     left.barh(place, np.nan_to_num(figures.oks), color=_BLUE, height=0.7)
-    _axes(right, "PCK (all persons)", "share of joints", "")
+    _axes(right, "PCK (all persons)", "share of keypoints", "")
     shades = np.linspace(0.35, 1, len(figures.shares))
     for s in reversed(range(len(figures.shares))):  # the widest share behind
         label = f"within {figures.shares[s]:g} of the box's long side"

@@ -1,6 +1,6 @@
 """Predictions as flat arrays: collected from a validator, read from a results file, and saved as one.
 
-Shapes: M predictions, K joints. Coordinates are pixels of the original image.
+Shapes: M predictions, K keypoints. Coordinates are pixels of the original image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from erpose_yolo.files import written_whole
 from erpose_yolo.metrics.truth import GroundTruth, read_json
 
-MAX_DETS = 20  # pycocotools' Params.maxDets for key points: the best 20 of an image and category count
+MAX_DETS = 20  # pycocotools' Params.maxDets for keypoints: the best 20 of an image and category count
 KEEP_SCORE = 0.05  # beyond those, predictions from this score on are kept: duplicates are counted among all of them
 
 
@@ -28,33 +28,33 @@ class Predictions:
         image: (M,) index into the images of the ground truth.
         category: (M,) class index.
         score: (M,).
-        joints: (M, K, 3) pixels and visibility.
+        keypoints: (M, K, 3) pixels and visibility.
         area: (M,) square pixels, by the rule of pycocotools' loadRes: the predicted box where there is one, else the
-            joints' extent. It only decides whether an unmatched prediction counts in APm and APl.
+            keypoints' extent. It only decides whether an unmatched prediction counts in APm and APl.
     """
 
     image: np.ndarray
     category: np.ndarray
     score: np.ndarray
-    joints: np.ndarray
+    keypoints: np.ndarray
     area: np.ndarray
 
     def select(self, keep: np.ndarray) -> Predictions:
         """The predictions where a mask holds, or in the order of an index."""
-        return Predictions(self.image[keep], self.category[keep], self.score[keep], self.joints[keep], self.area[keep])
+        return Predictions(self.image[keep], self.category[keep], self.score[keep], self.keypoints[keep], self.area[keep])
 
     def of_images(self, keep: np.ndarray) -> Predictions:
         """Those of the images where the mask ``keep`` (I,) holds, counted anew as GroundTruth.select counts them."""
         part = self.select(keep[self.image])
         new = np.cumsum(keep) - 1
-        return Predictions(new[part.image], part.category, part.score, part.joints, part.area)
+        return Predictions(new[part.image], part.category, part.score, part.keypoints, part.area)
 
 
-def extent_area(joints: np.ndarray) -> np.ndarray:
-    """Area (M,) of the extent of all joints (M, K, 2 or more), in square pixels."""
-    if not joints.size:
-        return np.zeros(len(joints))
-    return np.ptp(joints[..., :2], axis=1).prod(1)
+def extent_area(keypoints: np.ndarray) -> np.ndarray:
+    """Area (M,) of the extent of all keypoints (M, K, 2 or more), in square pixels."""
+    if not keypoints.size:
+        return np.zeros(len(keypoints))
+    return np.ptp(keypoints[..., :2], axis=1).prod(1)
 
 
 def best(image: np.ndarray, category: np.ndarray, score: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,14 +83,16 @@ class Collector:
         self.rows: dict[str, tuple[np.ndarray, ...]] = {}
         self.shapes: dict[str, tuple[int, int]] = {}  # (height, width) in pixels of each image
 
-    def add(self, file: str, score: Any, category: Any, joints: Any, box: Any = None, shape: Sequence[int] | None = None) -> None:
+    def add(
+        self, file: str, score: Any, category: Any, keypoints: Any, box: Any = None, shape: Sequence[int] | None = None
+    ) -> None:
         """Add an image; a second time replaces the first (distributed samplers repeat images to even out).
 
         Args:
             file: the image.
             score: (n,).
             category: (n,) class indices.
-            joints: (n, K, 2 or 3) pixels of the original image.
+            keypoints: (n, K, 2 or 3) pixels of the original image.
             box: (n, 4) corners in pixels of the original image, or None.
             shape: height and width of the original image, where they will be asked for.
         """
@@ -100,13 +102,13 @@ class Collector:
         category = np.asarray(category).astype(np.int64)
         order, keep = best(np.zeros(len(score), np.int64), category, score, MAX_DETS)
         order = np.sort(order[keep | (score[order] >= self.keep_score)])
-        joints = np.asarray(joints, np.float64)[order].round(3)
-        if joints.shape[-1] == 2:
-            joints = np.concatenate((joints, np.ones((*joints.shape[:-1], 1))), -1)
+        keypoints = np.asarray(keypoints, np.float64)[order].round(3)
+        if keypoints.shape[-1] == 2:
+            keypoints = np.concatenate((keypoints, np.ones((*keypoints.shape[:-1], 1))), -1)
         corners = np.zeros((len(order), 0)) if box is None else np.asarray(box, np.float64)[order]
         if corners.size:
             corners = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1).round(3)
-        self.rows[str(file)] = (score[order], category[order], joints, corners)
+        self.rows[str(file)] = (score[order], category[order], keypoints, corners)
 
     def merge(self, others: Sequence[Collector]) -> None:
         """Take over the images of the other ranks of a distributed run."""
@@ -123,8 +125,8 @@ class Collector:
         out = []
         of = dict(zip(truth.find(self.rows), self.rows))
         for i in sorted(of):
-            score, category, joints, box = self.rows[of[i]]
-            flat, boxes = [pose.reshape(-1).tolist() for pose in joints], box.tolist()
+            score, category, keypoints, box = self.rows[of[i]]
+            flat, boxes = [pose.reshape(-1).tolist() for pose in keypoints], box.tolist()
             for n, (s, c) in enumerate(zip(score.tolist(), category.tolist())):
                 if c >= len(truth.categories):
                     continue
@@ -150,19 +152,19 @@ class Collector:
             ValueError: an image that is not of this ground truth.
         """
         of = sorted(zip(truth.find(self.rows), self.rows))
-        k = truth.joints.shape[1]
+        k = truth.keypoints.shape[1]
         parts: list[tuple[Any, ...]] = [(i, *self.rows[file]) for i, file in of if len(self.rows[file][0])]
         if not parts:
             return Predictions(*(np.zeros(0, np.int64),) * 2, np.zeros(0), np.zeros((0, k, 3)), np.zeros(0))
-        joints = np.concatenate([p[3] for p in parts])
+        keypoints = np.concatenate([p[3] for p in parts])
         box = np.concatenate([p[4] for p in parts])
         category = np.concatenate([p[2] for p in parts])
         all_of_them = Predictions(
             image=np.concatenate([np.full(len(p[1]), p[0]) for p in parts]),
             category=category,
             score=np.concatenate([p[1] for p in parts]),
-            joints=joints,
-            area=box[:, 2] * box[:, 3] if box.size else extent_area(joints),
+            keypoints=keypoints,
+            area=box[:, 2] * box[:, 3] if box.size else extent_area(keypoints),
         )
         known = category < len(truth.categories)
         return all_of_them if known.all() else all_of_them.select(known)
@@ -178,10 +180,10 @@ def from_records(records: Any, truth: GroundTruth, source: str = "the prediction
         source: the file, for errors.
 
     Raises:
-        ValueError: no list, missing keys, numbers that are not finite, another number of joints, or predictions for
+        ValueError: no list, missing keys, numbers that are not finite, another number of keypoints, or predictions for
             an image or category that the ground truth does not know; the first one is named.
     """
-    k = truth.joints.shape[1]
+    k = truth.keypoints.shape[1]
     if not isinstance(records, list):
         raise ValueError(f"{source}: a list of results was expected, got {type(records).__name__}.")
     by_id: dict[Any, int] = {}
@@ -190,7 +192,7 @@ def from_records(records: Any, truth: GroundTruth, source: str = "the prediction
         by_id.setdefault(str(key), i)
     classes = {c["id"]: i for i, c in enumerate(truth.categories)}
     image, category, score = (np.zeros(len(records), t) for t in (np.int64, np.int64, np.float64))
-    joints, area = np.zeros((len(records), k, 3)), np.zeros(len(records))
+    keypoints, area = np.zeros((len(records), k, 3)), np.zeros(len(records))
     boxes = bool(records) and isinstance(records[0], dict) and bool(records[0].get("bbox"))
     names: dict[str, int] = {}
     for n, entry in enumerate(records):
@@ -218,14 +220,14 @@ def from_records(records: Any, truth: GroundTruth, source: str = "the prediction
             raise ValueError(f"{what}: category_id {entry['category_id']} is none of {list(classes)}.")
         points = np.asarray(entry["keypoints"], np.float64).reshape(-1)
         if points.shape != (3 * k,):
-            raise ValueError(f"{what}: {len(points)} key point values, but {k} joints (x, y, visibility) have {3 * k}.")
+            raise ValueError(f"{what}: {len(points)} keypoint values, but {k} keypoints (x, y, visibility) have {3 * k}.")
         if not np.isfinite(points).all() or not np.isfinite(entry["score"]):
             raise ValueError(f"{what} (image '{entry.get('image_id')}'): NaN or infinite numbers.")
         image[n], category[n], score[n] = found, classes[entry["category_id"]], entry["score"]
-        joints[n] = points.reshape(k, 3)
+        keypoints[n] = points.reshape(k, 3)
         if boxes:
             area[n] = entry["bbox"][2] * entry["bbox"][3]
-    return Predictions(image, category, score, joints, area if boxes else extent_area(joints))
+    return Predictions(image, category, score, keypoints, area if boxes else extent_area(keypoints))
 
 
 def read_predictions(file: str | Path, truth: GroundTruth) -> Predictions:
@@ -261,14 +263,14 @@ def to_records(predictions: Predictions, truth: GroundTruth) -> list[Mapping[str
             "image_id": truth.ids[i],
             "category_id": truth.categories[c]["id"],
             "score": s,
-            "keypoints": joints,
+            "keypoints": keypoints,
             "bbox": [0.0, 0.0, a, 1.0],
         }
-        for i, c, s, joints, a in zip(
+        for i, c, s, keypoints, a in zip(
             predictions.image.tolist(),
             predictions.category.tolist(),
             predictions.score.tolist(),
-            [pose.reshape(-1).tolist() for pose in predictions.joints],
+            [pose.reshape(-1).tolist() for pose in predictions.keypoints],
             predictions.area.tolist(),
         )
     ]

@@ -1,6 +1,6 @@
 """Ground truth as flat arrays, from a COCO-style annotation file or from YOLO labels.
 
-Shapes: I images, N persons, K joints. Coordinates are pixels of the original image.
+Shapes: I images, N persons, K keypoints. Coordinates are pixels of the original image.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class GroundTruth:
         names: (I) image files as the source names them.
         image: (N,) index into ``ids``.
         category: (N,) index into ``categories``.
-        joints: (N, K, 3) pixels and visibility 0, 1, 2.
+        keypoints: (N, K, 3) pixels and visibility 0, 1, 2.
         box: (N, 4) left, top, width, height in pixels.
         area: (N,) object area in square pixels.
         crowd: (N,) a region with many persons (iscrowd), which any number of predictions may match without harm.
-        seen: (N,) joints that the source counts as labelled (num_keypoints); persons with none are ignored.
+        seen: (N,) keypoints that the source counts as labelled (num_keypoints); persons with none are ignored.
         categories: one ``{"id", "name"}`` per class index of the model.
         source: where this comes from, for the output.
         area_rule: how ``area`` came about, for the output.
@@ -50,7 +50,7 @@ class GroundTruth:
     names: Sequence[str]
     image: np.ndarray
     category: np.ndarray
-    joints: np.ndarray
+    keypoints: np.ndarray
     box: np.ndarray
     area: np.ndarray
     crowd: np.ndarray
@@ -64,14 +64,14 @@ class GroundTruth:
 
     @property
     def ignore(self) -> np.ndarray:
-        """(N,) persons that are no use as truth: no labelled joint, or a crowd region."""
+        """(N,) persons that are no use as truth: no labelled keypoint, or a crowd region."""
         return (self.seen == 0) | self.crowd
 
     @property
-    def with_joints(self) -> np.ndarray:
-        """(I,) images that hold at least one person with a labelled joint."""
+    def with_keypoints(self) -> np.ndarray:
+        """(I,) images that hold at least one person with a labelled keypoint."""
         out = np.zeros(len(self.ids), bool)
-        out[self.image[(self.joints[..., 2] > 0).any(1)]] = True
+        out[self.image[(self.keypoints[..., 2] > 0).any(1)]] = True
         return out
 
     def select(self, keep: np.ndarray) -> GroundTruth:
@@ -84,7 +84,7 @@ class GroundTruth:
             names=[n for n, k in zip(self.names, keep) if k],
             image=new[self.image[of]],
             category=self.category[of],
-            joints=self.joints[of],
+            keypoints=self.keypoints[of],
             box=self.box[of],
             area=self.area[of],
             crowd=self.crowd[of],
@@ -127,7 +127,7 @@ class GroundTruth:
         if self.crowd_index is not None:
             for entry, index in zip(images, self.crowd_index.tolist()):
                 entry["crowdIndex"] = index
-        flat = self.joints.reshape(len(self.joints), 3 * self.joints.shape[1]).tolist()
+        flat = self.keypoints.reshape(len(self.keypoints), 3 * self.keypoints.shape[1]).tolist()
         rows = zip(self.image, self.category, flat, self.box.tolist(), self.area.tolist(), self.crowd, self.seen)
         return {
             "info": {},
@@ -138,13 +138,13 @@ class GroundTruth:
                     "id": n,
                     "image_id": self.ids[image],
                     "category_id": self.categories[category]["id"],
-                    "keypoints": joints,
+                    "keypoints": keypoints,
                     "bbox": box,
                     "area": area,
                     "iscrowd": int(crowd),
                     "num_keypoints": int(seen),
                 }
-                for n, (image, category, joints, box, area, crowd, seen) in enumerate(rows, 1)
+                for n, (image, category, keypoints, box, area, crowd, seen) in enumerate(rows, 1)
             ],
         }
 
@@ -174,7 +174,7 @@ class _Names:
 def read_json(file: str | Path) -> Any:
     """Read a JSON file of annotations or results.
 
-    Segments are dropped and key points become arrays while the file is being parsed: the 262,000 annotations of COCO's
+    Segments are dropped and keypoints become arrays while the file is being parsed: the 262,000 annotations of COCO's
     training set would fill several GiB otherwise.
 
     Raises:
@@ -185,7 +185,7 @@ def read_json(file: str | Path) -> Any:
     def slim(entry: dict[str, Any]) -> dict[str, Any]:
         entry.pop("segmentation", None)
         points = entry.get("keypoints")
-        if isinstance(points, list) and points and not isinstance(points[0], str):  # categories list joint names
+        if isinstance(points, list) and points and not isinstance(points[0], str):  # categories list keypoint names
             try:
                 entry["keypoints"] = np.asarray(points, np.float64)
             except (TypeError, ValueError):
@@ -228,7 +228,7 @@ def find_annotations(data: Mapping[str, Any], split: str) -> Path | None:
 
 def from_annotations(
     file: str | Path,
-    num_joints: int,
+    num_keypoints: int,
     names: Mapping[int, str] | Sequence[str] | None = None,
     images: Iterable[str | Path] | None = None,
 ) -> GroundTruth:
@@ -237,7 +237,7 @@ def from_annotations(
     Args:
         file: JSON with images, annotations and categories. Without ``area`` the area is 0.53 of the box, as xtcocotools
             computes CrowdPose; ``iscrowd`` and ``num_keypoints`` may be absent.
-        num_joints: K.
+        num_keypoints: K.
         names: class names of the model or data set, mapped to the file's categories by name, by order where no name
             is the same, or to the only one; None takes the categories as they are.
         images: image files of the split; None for all of the file.
@@ -278,11 +278,11 @@ def from_annotations(
         if entry["image_id"] not in index or entry["category_id"] not in class_of:
             continue
         points = entry.get("keypoints")
-        points = np.zeros(num_joints * 3) if points is None or len(points) == 0 else points
-        if not isinstance(points, np.ndarray) or points.shape != (num_joints * 3,):
+        points = np.zeros(num_keypoints * 3) if points is None or len(points) == 0 else points
+        if not isinstance(points, np.ndarray) or points.shape != (num_keypoints * 3,):
             raise ValueError(
-                f"{what}: {len(points)} key point values, but {num_joints} joints of x, y, visibility have "
-                f"{num_joints * 3}. Does kpt_shape of the data YAML fit this file?"
+                f"{what}: {len(points)} keypoint values, but {num_keypoints} keypoints of x, y, visibility have "
+                f"{num_keypoints * 3}. Does kpt_shape of the data YAML fit this file?"
             )
         points = points.reshape(-1, 3)
         box = np.asarray(entry["bbox"], np.float64)
@@ -305,7 +305,7 @@ def from_annotations(
         names=[entry["file_name"] for entry in chosen],
         image=np.array([row[0] for row in rows], np.int64),
         category=np.array([row[1] for row in rows], np.int64),
-        joints=np.array([row[2] for row in rows], np.float64).reshape(-1, num_joints, 3),
+        keypoints=np.array([row[2] for row in rows], np.float64).reshape(-1, num_keypoints, 3),
         box=box,
         area=area,
         crowd=np.array([bool(row[5].get("iscrowd", 0)) for row in rows], bool),
@@ -365,7 +365,7 @@ def from_labels(
     order = sorted(range(len(ids)), key=lambda i: ids[i])  # type: ignore[arg-type,return-value]
     tail = 1 if len({file.name for file in files}) == len(files) else 3  # folders only where names repeat
 
-    sizes, image, category, joints, box = [], [], [], [], []
+    sizes, image, category, keypoints, box = [], [], [], [], []
     for n, i in enumerate(order):
         label = labels[i]
         height, width = (label.get("shape") or (shapes or {})[str(label["im_file"])])[:2]
@@ -381,10 +381,10 @@ def from_labels(
         sides = np.array(label["bboxes"], np.float64).reshape(-1, 4) * (width, height, width, height)
         image.append(np.full(count, n))
         category.append(np.array(label["cls"]).reshape(-1).astype(np.int64))
-        joints.append(points)
+        keypoints.append(points)
         box.append(np.concatenate((sides[:, :2] - sides[:, 2:] / 2, sides[:, 2:]), 1))
     shape = next((np.shape(label["keypoints"]) for label in labels), (0, 0, 3))
-    all_joints = np.concatenate(joints) if joints else np.zeros((0, shape[1] if len(shape) > 1 else 0, 3))
+    all_keypoints = np.concatenate(keypoints) if keypoints else np.zeros((0, shape[1] if len(shape) > 1 else 0, 3))
     boxes = np.concatenate(box) if box else np.zeros((0, 4))
     corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), 1)
     return GroundTruth(
@@ -392,11 +392,11 @@ def from_labels(
         names=["/".join(files[i].parts[-tail:]) for i in order],
         image=np.concatenate(image) if image else np.zeros(0, np.int64),
         category=np.concatenate(category) if category else np.zeros(0, np.int64),
-        joints=all_joints,
+        keypoints=all_keypoints,
         box=boxes,
         area=object_area(torch.from_numpy(corners)).numpy(),
         crowd=np.zeros(len(boxes), bool),
-        seen=(all_joints[..., 2] > 0).sum(1),
+        seen=(all_keypoints[..., 2] > 0).sum(1),
         categories=[{"id": i + 1, "name": str(names[i])} for i in range(len(names))],
         source="labels",
         area_rule=AREA_OF_LABELS,

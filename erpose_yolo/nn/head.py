@@ -5,7 +5,7 @@
              -> pose branch  -> offsets, visibility, log spread, refinement  |  deployed, with the
              -> score tower  -> one-to-one scores                            |  one-to-one assignment
 
-Shapes: B images, A cells of all levels (finest first), K joints, C classes. Rows are in pixels of the network input.
+Shapes: B images, A cells of all levels (finest first), K keypoints, C classes. Rows are in pixels of the network input.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, DWConv, Pose
 
 from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
-from erpose_yolo.method.decode import HeadOutputs, PoseOutputs, assemble_rows, confidence, decode_joints, expected_oks, make_cells
-from erpose_yolo.method.refine import refine_best, refine_joints
+from erpose_yolo.method.decode import (
+    HeadOutputs,
+    PoseOutputs,
+    assemble_rows,
+    confidence,
+    decode_keypoints,
+    expected_oks,
+    make_cells,
+)
+from erpose_yolo.method.refine import refine_best, refine_keypoints
 
-LOG_SPREAD_START = 1.0  # joints of an untrained head miss by about e tolerances
+LOG_SPREAD_START = 1.0  # keypoints of an untrained head miss by about e tolerances
 
 
 def depthwise(c1: int, c2: int, k: int) -> nn.Sequential:
@@ -32,7 +40,7 @@ def depthwise(c1: int, c2: int, k: int) -> nn.Sequential:
 
 
 def pose_tower(kind: str, c1: int, c2: int, finest: bool) -> nn.Sequential:
-    """Two blocks from trunk features to joint features.
+    """Two blocks from trunk features to keypoint features.
 
     Plain 3 x 3 convolutions learn much faster than depth-wise ones, but the finest level holds three quarters of all
     cells, and two of them there cost as much as the rest of the head. ``mixed`` has one there and two elsewhere.
@@ -82,18 +90,18 @@ class PoseBranch(nn.Module):
     """Keypoint regression on every level.
 
     Args:
-        num_joints: K.
+        num_keypoints: K.
         ch: channels per level, finest first.
         c: channels of the towers.
         tower: see :func:`pose_tower`.
-        refine: refinement maps, see decode.refine_joints.
+        refine: refinement maps, see decode.refine_keypoints.
         boxes: a learned box beside each pose.
-        heatmaps: joint heatmaps on the finest level.
+        heatmaps: keypoint heatmaps on the finest level.
     """
 
     def __init__(
         self,
-        num_joints: int,
+        num_keypoints: int,
         ch: Sequence[int],
         c: int,
         *,
@@ -103,25 +111,25 @@ class PoseBranch(nn.Module):
         heatmaps: bool = True,
     ) -> None:
         super().__init__()
-        self.num_joints = num_joints
+        self.num_keypoints = num_keypoints
         self.tower = nn.ModuleList(pose_tower(tower, x, c, i == 0) for i, x in enumerate(ch))
-        self.joints = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch)
+        self.keypoints = nn.ModuleList(nn.Conv2d(c, 3 * num_keypoints, 1) for _ in ch)
         self.box = nn.ModuleList(nn.Conv2d(c, 4, 1) for _ in ch) if boxes else None
-        self.spread = nn.ModuleList(nn.Conv2d(c, num_joints, 1) for _ in ch)
-        self.field = nn.ModuleList(nn.Conv2d(c, 3 * num_joints, 1) for _ in ch) if refine else None
-        self.heatmap = nn.ModuleList([nn.Conv2d(c, num_joints, 1)]) if heatmaps else None
+        self.spread = nn.ModuleList(nn.Conv2d(c, num_keypoints, 1) for _ in ch)
+        self.refinement = nn.ModuleList(nn.Conv2d(c, 3 * num_keypoints, 1) for _ in ch) if refine else None
+        self.heatmap = nn.ModuleList([nn.Conv2d(c, num_keypoints, 1)]) if heatmaps else None
 
     def forward(self, x: list[Tensor]) -> tuple[PoseOutputs, Tensor | None]:
         """Raw outputs of (B, channels, H, W) features, finest first, and heatmap logits (B, K, A_h) where there are any."""
-        k = self.num_joints
+        k = self.num_keypoints
         features = [tower(level) for tower, level in zip(self.tower, x)]
-        joints = self._flat(self.joints, features)
+        keypoints = self._flat(self.keypoints, features)
         out = PoseOutputs(
-            offsets=joints[:, : 2 * k].reshape(joints.shape[0], k, 2, -1),  # paddle has no unflatten
-            visibility=joints[:, 2 * k :],
+            offsets=keypoints[:, : 2 * k].reshape(keypoints.shape[0], k, 2, -1),  # paddle has no unflatten
+            visibility=keypoints[:, 2 * k :],
             box=None if self.box is None else self._flat(self.box, features),
             log_spread=self._flat(self.spread, features),
-            refinement=None if self.field is None else [conv(f) for conv, f in zip(self.field, features)],
+            refinement=None if self.refinement is None else [conv(f) for conv, f in zip(self.refinement, features)],
         )
         return out, None if self.heatmap is None else self._flat(self.heatmap, features)
 
@@ -133,8 +141,8 @@ class PoseBranch(nn.Module):
         for conv in _convs(self.spread):
             nn.init.zeros_(conv.weight)
             _fill_bias(conv, LOG_SPREAD_START)
-        for conv in _convs(self.field):
-            nn.init.zeros_(conv.weight)  # at first joints stay where their cell puts them
+        for conv in _convs(self.refinement):
+            nn.init.zeros_(conv.weight)  # at first keypoints stay where their cell puts them
             _fill_bias(conv, 0.0)
         for conv in _convs(self.heatmap):
             _fill_bias(conv, -math.log(99))  # one map cell in a hundred, as focal losses start
@@ -151,12 +159,12 @@ class PoseBranch(nn.Module):
             other: branch of the same widths.
             sources: for each of our K keypoints its index in the other branch, or None.
         """
-        k, theirs = self.num_joints, other.num_joints
+        k, theirs = self.num_keypoints, other.num_keypoints
         for mine, its, first, rows, by_mean in (  # rows of each keypoint, and where they begin in units of K
-            (self.joints, other.joints, 0, 2, True),
-            (self.joints, other.joints, 2, 1, True),
+            (self.keypoints, other.keypoints, 0, 2, True),
+            (self.keypoints, other.keypoints, 2, 1, True),
             (self.spread, other.spread, 0, 1, False),
-            (self.field, other.field, 0, 3, False),
+            (self.refinement, other.refinement, 0, 3, False),
             (self.heatmap, other.heatmap, 0, 1, False),
         ):
             for ours, old in zip(_convs(mine), _convs(its)):
@@ -192,13 +200,13 @@ class ERPoseHead(Pose):
             spreads let expect (decode.confidence), or "score" alone.
         margins: (4, 3 + K) buffer, fitted to the training labels (decode.fit_margins).
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
-        one_by_one: look joints up one after the other (runtimes without batches, decode.read_field).
+        per_keypoint_sampling: look keypoints up one after the other (runtimes without batches, decode.sample_maps).
         fused: what only training uses is gone.
     """
 
     confidence = "expected_oks"
     dense = False
-    one_by_one = False
+    per_keypoint_sampling = False
     fused = False
     margins: Tensor
 
@@ -248,12 +256,12 @@ class ERPoseHead(Pose):
     @property
     def cv2(self) -> nn.ModuleList | None:
         """Stock code reads: not None until fused."""
-        return None if self.fused else self.deployed.joints
+        return None if self.fused else self.deployed.keypoints
 
     @property
     def one2one_cv2(self) -> nn.ModuleList | None:
         """Stock code reads: there is a one-to-one head, so resume its loss schedule."""
-        return self.deployed.joints
+        return self.deployed.keypoints
 
     @property
     def cv3(self) -> nn.ModuleList | None:
@@ -307,7 +315,7 @@ class ERPoseHead(Pose):
         return rows if self.export else (rows, raw)
 
     def rows(self, raw: HeadOutputs) -> Tensor:
-        """Decode raw outputs to ``x1 y1 x2 y2 score class joints`` rows.
+        """Decode raw outputs to ``x1 y1 x2 y2 score class keypoints`` rows.
 
         Raises:
             ValueError: ``confidence`` is none of its two.
@@ -326,24 +334,24 @@ class ERPoseHead(Pose):
         level = None
         if not self.dense:
             part, centres, strides, level = self._pick(part, centres, strides, shapes)
-        joints = decode_joints(part["offsets"], centres, strides)
+        keypoints = decode_keypoints(part["offsets"], centres, strides)
         if pose.refinement is not None:
             if level is None:
-                joints, wider = refine_joints(joints, pose.refinement, sizes, self.one_by_one)
+                keypoints, wider = refine_keypoints(keypoints, pose.refinement, sizes, self.per_keypoint_sampling)
             else:
-                joints, wider = refine_best(joints, pose.refinement, sizes, level)
+                keypoints, wider = refine_best(keypoints, pose.refinement, sizes, level)
             if "log_spread" in part:
                 part["log_spread"] = part["log_spread"] + wider
         visibility = part["visibility"].sigmoid()
         if "box" in part:
             boxes = decode_boxes(part["box"], centres, strides)
         else:
-            boxes = derive_boxes(joints, visibility, self.margins)
+            boxes = derive_boxes(keypoints, visibility, self.margins)
         score, category = best_class(part["scores"])  # one cell is one person, whatever the number of classes
         if "log_spread" in part:
             score = confidence(score, expected_oks(part["log_spread"], visibility))
         best = torch.cat((score, category), 1)
-        table = assemble_rows(boxes, best, joints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
+        table = assemble_rows(boxes, best, keypoints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
         if self.dense:
             return table
         order = self.get_topk_index(score.transpose(1, 2), self.max_det)[2]

@@ -46,7 +46,7 @@ def load_model_yaml(name: str | Path) -> dict[str, Any]:
     path, scale = found
     cfg = YAML.load(path)
     if "kpt_shape" not in cfg:
-        raise ValueError(f"{path}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (joints, values each).")
+        raise ValueError(f"{path}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (keypoints, values each).")
     if "trunk" in cfg:
         trunk = yaml_model_load(check_yaml(cfg.pop("trunk")))
         rows, (levels, *_) = trunk["head"][:-1], trunk["head"][-1]
@@ -98,7 +98,7 @@ class ERPoseModel(PoseModel):
         shape: Any = list(data_kpt_shape) if any(data_kpt_shape) else stock["kpt_shape"]
         whole = isinstance(shape, (list, tuple)) and len(shape) == 2 and all(isinstance(v, int) for v in shape)
         if not whole or shape[0] < 1 or shape[1] not in (2, 3):
-            raise ValueError(f"kpt_shape must be [joints, 2 or 3], got {shape}. Mend it in the data or model YAML.")
+            raise ValueError(f"kpt_shape must be [keypoints, 2 or 3], got {shape}. Fix it in the data or model YAML.")
         super().__init__(stock, ch=ch, nc=nc, data_kpt_shape=data_kpt_shape, verbose=False)
         self.yaml["head"][-1][2] = HEAD
         self.kpt_shape: list[int] = list(self.yaml["kpt_shape"])
@@ -241,7 +241,7 @@ class Criterion:
             beta=s.beta,
             center_sampling_window=s.center_sampling_window,
             size_range=s.size_range,
-            dense_weight=s.dense_weight,
+            one2many_weight=s.one2many_weight,
             pose_gain=s.pose_gain,
             oks_gain=s.oks_gain,
             aux_loss_gain=s.aux_loss_gain,
@@ -287,22 +287,22 @@ class Criterion:
 def to_targets(batch: dict[str, Any], device: torch.device) -> Targets:
     """Persons and ignore regions of a collated batch, in pixels of the network input.
 
-    A person without any labelled joint teaches nothing about joints and is no background either: its box becomes an
+    A person without any labelled keypoint teaches nothing about keypoints and is no background either: its box becomes an
     ignore region.
     """
     height, width = batch["img"].shape[2:]
     size = torch.tensor([width, height], dtype=torch.float32, device=device)
-    joints = batch["keypoints"].to(device).float().clone()
-    joints[..., :2] *= size
+    keypoints = batch["keypoints"].to(device).float().clone()
+    keypoints[..., :2] *= size
     boxes = batch["bboxes"].to(device).float().view(-1, 4)
     centre, side = boxes[:, :2] * size, boxes[:, 2:] * size
     boxes = torch.cat((centre - side / 2, centre + side / 2), 1)
     image = batch["batch_idx"].to(device).long().view(-1)
     category = batch["cls"].to(device).long().view(-1)
-    known = (joints[..., 2] > 0).any(1) if joints.numel() else torch.zeros(len(joints), dtype=torch.bool, device=device)
+    known = (keypoints[..., 2] > 0).any(1) if keypoints.numel() else torch.zeros(len(keypoints), dtype=torch.bool, device=device)
     return Targets(
         image=image[known],
-        joints=joints[known],
+        keypoints=keypoints[known],
         box=boxes[known],
         area=object_area(boxes[known]),
         category=category[known],

@@ -99,6 +99,6 @@ def apply() -> None:
         print(
             f"WARNING erpose-yolo could not attach itself to ultralytics ({type(error).__name__}: {reason}). "
             f"Stock models work as ever, ER-Pose models do not. Turn this off: {SWITCH}=0. "
-            "Mend it: pip install --force-reinstall --no-deps erpose-yolo",
+            "Fix it: pip install --force-reinstall --no-deps erpose-yolo",
             file=sys.stderr,
         )

@@ -133,11 +133,11 @@ TOUCHED = (
     # data
     Touch("ultralytics.data.dataset:YOLODataset.cache_labels", "uses verify_args", "our reader of box-free rows comes in there"),
     Touch("ultralytics.data.dataset:YOLODataset.get_labels", "uses get_cache_hash", "keeps stock label caches and ours apart"),
-    Touch("ultralytics.data.base:BaseDataset.__init__", "uses cv2_flag", "our reader decodes pictures as training will"),
-    Touch("ultralytics.utils.patches:PIL_FALLBACK_SUFFIXES", "", "pictures that OpenCV does not read"),
-    Touch("ultralytics.utils.patches:imread", "(filename, /, flags)", "our reader decodes pictures as training will"),
+    Touch("ultralytics.data.base:BaseDataset.__init__", "uses cv2_flag", "our reader decodes images as training will"),
+    Touch("ultralytics.utils.patches:PIL_FALLBACK_SUFFIXES", "", "images that OpenCV does not read"),
+    Touch("ultralytics.utils.patches:imread", "(filename, /, flags)", "our reader decodes images as training will"),
     Touch("ultralytics.data.base:BaseDataset.set_rectangle", "uses labels shape", "rect=: labels keep their shape for the margins"),
-    Touch("ultralytics.data.utils:check_image", "(im_file, /)", "our reader checks pictures with it"),
+    Touch("ultralytics.data.utils:check_image", "(im_file, /)", "our reader checks images with it"),
     Touch("ultralytics.data.utils:get_hash", "(paths, /)", "hash of our label caches"),
     Touch("ultralytics.data.utils:get_split_fraction", "(fraction, split, /)", "honours fraction="),
     Touch("ultralytics.data.utils:check_det_dataset", "(dataset, /, split='')", "erpose eval reads data YAMLs"),
@@ -179,7 +179,7 @@ TOUCHED = (
         "uses results run_callbacks on_predict_start on_predict_postprocess_end on_predict_batch_end on_predict_end",
         "tells of a run without identities: looks at results after the tracker, which works at the second of these",
     ),
-    Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch pictures"),
+    Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch images"),
     # export
     Touch(
         "ultralytics.engine.exporter:Exporter.__call__",

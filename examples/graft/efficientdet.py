@@ -4,7 +4,7 @@
     python examples/graft/efficientdet.py                # trains from random weights on synthetic people
     python examples/graft/efficientdet.py --style stock  # the same trunk with boxes, IoU assignment and NMS
 
-The first call draws the pictures; `--help` lists the options.
+The first call draws the images; `--help` lists the options.
 """
 
 from __future__ import annotations

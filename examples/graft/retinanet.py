@@ -3,7 +3,7 @@
     python examples/graft/retinanet.py                   # trains from random weights on synthetic people
     python examples/graft/retinanet.py --style stock     # the same trunk with boxes, IoU assignment and NMS
 
-The first call draws the pictures; `--help` lists the options.
+The first call draws the images; `--help` lists the options.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/graft/ssdlite.py                     # trains from random weights on synthetic people
     python examples/graft/ssdlite.py --style stock       # the same trunk with boxes, IoU assignment and NMS
 
-The first call draws the pictures; `--help` lists the options.
+The first call draws the images; `--help` lists the options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 
 class SSDLite(common.Trunk):
-    """The two finest of SSDLite's six maps; the other four see pictures of 300 px and more."""
+    """The two finest of SSDLite's six maps; the other four see images of 300 px and more."""
 
     channels, strides = (672, 480), (16, 32)
 

@@ -1,5 +1,5 @@
-// ER-Pose in the browser: picture -> letterbox -> network -> rows above a threshold -> skeletons.
-// A row is `x1 y1 x2 y2 score class` and `x y v` (or `x y`) per joint, in pixels of the network input. One person has
+// ER-Pose in the browser: image -> letterbox -> network -> rows above a threshold -> skeletons.
+// A row is `x1 y1 x2 y2 score class` and `x y v` (or `x y`) per keypoint, in pixels of the network input. One person has
 // one row, so nothing is left to do after the threshold.
 //
 // Query string: ?model=FILE.onnx  ?backend=wasm|webgpu  ?threads=N  ?conf=0.25
@@ -7,7 +7,7 @@
 const RUNTIME = new URL('node_modules/onnxruntime-web/dist/', import.meta.url).href;
 const MAX_PERSONS = 300;
 const MAX_PIXELS = 16e6; // browsers of phones hold no larger canvas
-const PAD = 114; // grey around the letterboxed picture, as in training
+const PAD = 114; // grey around the letterboxed image, as in training
 const COCO_LIMBS = [
   [15, 13], [13, 11], [16, 14], [14, 12], [11, 12], [5, 11], [6, 12], [5, 6], [5, 7], [6, 8], [7, 9], [8, 10],
   [1, 2], [0, 1], [0, 2], [1, 3], [2, 4], [3, 5], [4, 6],
@@ -165,25 +165,25 @@ async function loadModel(url, backend, progress) {
     throw new Trouble(`${url} is not an ONNX model that runs here: ${String(error.message ?? error).slice(0, 300)}`);
   }
   const input = session.inputMetadata[0];
-  const [joints, columns] = facts.kpt_shape ?? [];
+  const [keypoints, columns] = facts.kpt_shape ?? [];
   const wrong = (why) => new Trouble(`${url} is not a model for this page: ${why}`);
-  if (facts.task !== 'pose' || !joints || (facts.head ?? 'ERPoseHead') !== 'ERPoseHead') {
+  if (facts.task !== 'pose' || !keypoints || (facts.head ?? 'ERPoseHead') !== 'ERPoseHead') {
     throw wrong(`its metadata say task ${facts.task ?? 'unknown'}, head ${facts.head ?? 'unknown'}; it takes an ER-Pose export.`);
   }
   if (input.type !== 'float32') throw wrong(`it takes ${input.type}; export it without half or quantize.`);
-  if (typeof input.shape[0] === 'number' && input.shape[0] !== 1) throw wrong(`it takes ${input.shape[0]} pictures at once; export it with batch=1.`);
+  if (typeof input.shape[0] === 'number' && input.shape[0] !== 1) throw wrong(`it takes ${input.shape[0]} images at once; export it with batch=1.`);
   const fixed = typeof input.shape[2] === 'number' && typeof input.shape[3] === 'number';
   const [height, width] = fixed ? input.shape.slice(2) : facts.imgsz;
   return {
-    ort, session, backend, joints, columns, height, width,
+    ort, session, backend, keypoints, columns, height, width,
     threads: ort.env.wasm.numThreads,
-    limbs: Array.isArray(facts.skeleton) && facts.skeleton.length ? facts.skeleton : joints === 17 ? COCO_LIMBS : [],
+    limbs: Array.isArray(facts.skeleton) && facts.skeleton.length ? facts.skeleton : keypoints === 17 ? COCO_LIMBS : [],
     classes: facts.names ?? {},
     version: ort.env.versions.web,
   };
 }
 
-// ---------------------------------------------------------------------------------------------- picture to rows
+// ---------------------------------------------------------------------------------------------- image to rows
 
 /** Round half to even, as Python's round, so that the letterbox is the one of training to the pixel. */
 function round(x) {
@@ -238,7 +238,7 @@ export function letterbox({ data, width: w, height: h }, width, height, into) {
   return { input: out, scaleX: newW / w, scaleY: newH / h, left, top };
 }
 
-/** Rows above the threshold, best first, in pixels of the picture. The network's rows may come in any order. */
+/** Rows above the threshold, best first, in pixels of the image. The network's rows may come in any order. */
 export function select(output, size, conf, frame) {
   const kept = [];
   for (let at = 0; at < output.length; at += size) {
@@ -257,7 +257,7 @@ export function select(output, size, conf, frame) {
 
 async function detect(model, pixels) {
   const start = performance.now();
-  const { height, width, joints, columns } = model;
+  const { height, width, keypoints, columns } = model;
   const frame = letterbox(pixels, width, height, model.buffer);
   model.buffer = frame.input; // one buffer for all frames
   const begin = performance.now();
@@ -265,9 +265,9 @@ async function detect(model, pixels) {
   const result = await model.session.run({ [model.session.inputNames[0]]: tensor });
   const end = performance.now();
   const rows = result[model.session.outputNames[0]];
-  const size = 6 + joints * columns;
+  const size = 6 + keypoints * columns;
   if (rows.dims.length !== 3 || rows.dims[2] !== size) {
-    throw new Trouble(`This model gives ${rows.dims.join(' x ')} numbers, and ${joints} joints take rows of ${size}. Was it exported with nms=True?`);
+    throw new Trouble(`This model gives ${rows.dims.join(' x ')} numbers, and ${keypoints} keypoints take rows of ${size}. Was it exported with nms=True?`);
   }
   Object.assign(frame, { width: pixels.width, height: pixels.height, columns, output: rows.data, size, network: end - begin });
   frame.prepare = begin - start;
@@ -276,14 +276,14 @@ async function detect(model, pixels) {
 
 // ---------------------------------------------------------------------------------------------- drawing
 
-function draw(model, picture, rows, canvas) {
+function draw(model, image, rows, canvas) {
   const { width: w, height: h } = rows.frame;
   const room = canvas.parentElement.clientWidth * (window.devicePixelRatio || 1);
-  const zoom = Math.min(Math.max(room / w, 0.25), 4, 2560 / Math.max(w, h)); // sharp lines on a small picture, too
+  const zoom = Math.min(Math.max(room / w, 0.25), 4, 2560 / Math.max(w, h)); // sharp lines on a small image, too
   canvas.width = Math.round(w * zoom);
   canvas.height = Math.round(h * zoom);
   const pen = canvas.getContext('2d');
-  pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
   const unit = Math.max(canvas.width, canvas.height) / 320;
   pen.lineCap = 'round';
   const letter = Math.round(Math.max(11 * (canvas.width / canvas.parentElement.clientWidth), 6 + 3 * unit)); // readable on a phone
@@ -306,7 +306,7 @@ function draw(model, picture, rows, canvas) {
       }
       pen.stroke();
     }
-    for (let k = 0; k < model.joints; k++) {
+    for (let k = 0; k < model.keypoints; k++) {
       if (!seen(k)) continue;
       pen.beginPath();
       pen.arc(...point(k), 1.6 * unit, 0, 7);
@@ -357,7 +357,7 @@ function readPixels(source, w, h) {
   const height = Math.max(1, Math.floor(h * shrink));
   if (scratch.width !== width || scratch.height !== height) Object.assign(scratch, { width, height });
   const pen = scratch.getContext('2d', { willReadFrequently: true });
-  pen.fillStyle = '#fff'; // under transparent pictures
+  pen.fillStyle = '#fff'; // under transparent images
   pen.fillRect(0, 0, width, height);
   pen.drawImage(source, 0, 0, width, height);
   return pen.getImageData(0, 0, width, height);
@@ -381,12 +381,12 @@ function show(announce) {
     const name = (row) => model.classes[row[5]] ?? 'person';
     const items = rows.map((row, index) => {
       const item = document.createElement('li');
-      const visible = model.columns === 2 ? model.joints : row.filter((v, at) => at >= 6 && (at - 6) % 3 === 2 && v >= 0.5).length;
-      item.textContent = `${name(row)} ${index + 1}: ${row[4].toFixed(2)}, ${visible} joints`;
+      const visible = model.columns === 2 ? model.keypoints : row.filter((v, at) => at >= 6 && (at - 6) % 3 === 2 && v >= 0.5).length;
+      item.textContent = `${name(row)} ${index + 1}: ${row[4].toFixed(2)}, ${visible} keypoints`;
       return item;
     });
     $('list').replaceChildren(...items);
-    $('canvas').setAttribute('aria-label', `Picture with ${rows.length} ${rows.length === 1 ? 'person' : 'persons'} found`);
+    $('canvas').setAttribute('aria-label', `Image with ${rows.length} ${rows.length === 1 ? 'person' : 'persons'} found`);
   }
   facts.lastRows = rows.map((row) => row.slice());
   facts.lastTimes = times;
@@ -423,7 +423,7 @@ async function openPhoto(file) {
     try {
       bitmap = await createImageBitmap(file);
     } catch {
-      throw new Trouble(`${file.name} is not a picture that this browser can read.`);
+      throw new Trouble(`${file.name} is not an image that this browser can read.`);
     }
     await run(bitmap, bitmap.width, bitmap.height, job, true);
     bitmap.close();
@@ -474,7 +474,7 @@ async function startCamera() {
     const cameras = (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === 'videoinput');
     $('turn').hidden = cameras.length < 2;
     $('list').replaceChildren();
-    $('canvas').setAttribute('aria-label', 'Camera picture with skeletons');
+    $('canvas').setAttribute('aria-label', 'Camera image with skeletons');
     while (state.stream === stream) {
       if (video.videoWidth && !document.hidden) await run(video, video.videoWidth, video.videoHeight, job, false);
       await new Promise((next) => (document.hidden ? setTimeout(next, 300) : requestAnimationFrame(next)));
@@ -498,7 +498,7 @@ async function load(backend) {
     const model = await loadModel(url, backend, progress);
     await detect(model, new ImageData(8, 8)); // the first run is slow, and tells whether the rows are what is read here
     const where = backend === 'webgpu' ? 'GPU' : `CPU, ${model.threads} ${model.threads === 1 ? 'thread' : 'threads'}`;
-    progress(`${model.joints} joints, ${model.width} x ${model.height} px, ${where}`);
+    progress(`${model.keypoints} keypoints, ${model.width} x ${model.height} px, ${where}`);
     state.model = model;
     Object.assign(facts, { ready: true, backend, threads: model.threads, version: model.version });
   } catch (error) {

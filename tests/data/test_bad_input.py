@@ -1,4 +1,4 @@
-"""Bad input: an error that names the thing and the mend, or a run that goes on and loses nothing."""
+"""Bad input: an error that names the thing and the fix, or a run that goes on and loses nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeData = Callable[..., Path]
 
 
 def row(columns: int = 51, seen: float = 2) -> str:
-    """A label row of one person in the middle; ``columns`` key point columns, in threes where that divides them."""
+    """A label row of one person in the middle; ``columns`` keypoint columns, in threes where that divides them."""
     rng = np.random.default_rng(0)
     points = rng.uniform(0.3, 0.7, columns)
     if columns % 3 == 0:
@@ -34,7 +34,7 @@ def row(columns: int = 51, seen: float = 2) -> str:
 
 @pytest.fixture
 def make_data(tmp_path: Path) -> MakeData:
-    """Write a data set of 4 training and 2 validation pictures, all with these label rows (None: no label files)."""
+    """Write a data set of 4 training and 2 validation images, all with these label rows (None: no label files)."""
 
     def make(rows: list[str] | None, kpt_shape: list[int] | None = None, **extra: Any) -> Path:
         root = tmp_path / f"data{len(list(tmp_path.glob('data*')))}"
@@ -43,8 +43,8 @@ def make_data(tmp_path: Path) -> MakeData:
             for kind in ("images", "labels"):
                 (root / kind / split).mkdir(parents=True)
             for i in range(count):
-                picture = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
-                cv2.imwrite(str(root / "images" / split / f"{i}.png"), picture)
+                image = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+                cv2.imwrite(str(root / "images" / split / f"{i}.png"), image)
                 if rows is not None:
                     (root / "labels" / split / f"{i}.txt").write_text("\n".join(rows))
         data = {"path": str(root), "train": "images/train", "val": "images/val", "names": {0: "person"}}
@@ -57,7 +57,7 @@ def make_data(tmp_path: Path) -> MakeData:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained checkpoint of 17 joints."""
+    """An untrained checkpoint of 17 keypoints."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("weights") / "mine.pt"
     model = ERPose("erpose-n.yaml").model
@@ -96,15 +96,15 @@ def test_unknown_key_in_the_block(tmp_path: Path) -> None:
 
 
 def test_model_yaml_without_kpt_shape(tmp_path: Path) -> None:
-    """How many joints? The error shows the line to add."""
+    """How many keypoints? The error shows the line to add."""
     with pytest.raises(ValueError, match=r"erpose-mine.yaml: kpt_shape is missing.*kpt_shape: \[17, 3\]"):
         ERPose(model_yaml(tmp_path, lambda c: c.pop("kpt_shape")))
 
 
 @pytest.mark.parametrize("shape", [[17, 4], [17], [0, 3], [17, 1], 17, "17x3"])
 def test_model_yaml_with_a_wrong_kpt_shape(tmp_path: Path, shape: object) -> None:
-    """kpt_shape is [joints, 2 or 3]; the error says so and what was given."""
-    with pytest.raises(ValueError, match=r"kpt_shape must be \[joints, 2 or 3\]"):
+    """kpt_shape is [keypoints, 2 or 3]; the error says so and what was given."""
+    with pytest.raises(ValueError, match=r"kpt_shape must be \[keypoints, 2 or 3\]"):
         ERPose(model_yaml(tmp_path, lambda c: c.update(kpt_shape=shape)))
 
 
@@ -128,7 +128,7 @@ def test_missing_model_yaml() -> None:
 
 
 def test_kpt_shape_of_data_and_checkpoint_differ_in_val(make_data: MakeData, checkpoint: Path) -> None:
-    """Validating a 17-joint model on 5-joint data: both shapes are named."""
+    """Validating a 17-keypoint model on 5-keypoint data: both shapes are named."""
     data = make_data([row(15)], [5, 3])
     with pytest.raises(ValueError, match=r"\[5, 3\] of .*data.yaml differs from kpt_shape \[17, 3\] of the model"):
         ERPose(checkpoint).val(data=str(data), **SMALL)
@@ -138,14 +138,14 @@ def test_kpt_shape_of_data_and_checkpoint_differ_in_val(make_data: MakeData, che
 def test_kpt_shape_of_data_and_checkpoint_differ_in_train(
     make_data: MakeData, checkpoint: Path, tmp_path: Path, log: list[str]
 ) -> None:
-    """Fine-tuning on other joints is what users do: it goes on, and says that the joints are learnt anew."""
+    """Fine-tuning on other keypoints is what users do: it goes on, and says that the keypoints are learnt anew."""
     results = train(make_data([row(15)], [5, 3]), tmp_path, checkpoint)
     assert any("[5, 3]" in m and "[17, 3]" in m and "learnt anew" in m for m in log)
     assert all(np.isfinite(list(losses(results).values())))
 
 
 @pytest.mark.slow
-def test_resume_on_data_with_other_joints(make_data: MakeData, tmp_path: Path) -> None:
+def test_resume_on_data_with_other_keypoints(make_data: MakeData, tmp_path: Path) -> None:
     """The data YAML was edited between a run and its resume: both shapes are named, nothing is trained."""
     data = make_data([row()])
     with pytest.raises(RuntimeError, match="power cut"):
@@ -166,7 +166,7 @@ def test_resume_on_data_with_other_joints(make_data: MakeData, tmp_path: Path) -
 
 @pytest.mark.parametrize("mode", ["train", "val"])
 def test_sigmas_of_the_wrong_number(make_data: MakeData, checkpoint: Path, tmp_path: Path, mode: str) -> None:
-    """kpt_oks_sigmas of another joint set: both numbers and the key are named."""
+    """kpt_oks_sigmas of another keypoint set: both numbers and the key are named."""
     data = make_data([row()], kpt_oks_sigmas=[0.1] * 16)
     with pytest.raises(ValueError, match="kpt_oks_sigmas must hold 17 .*got 16"):
         if mode == "train":
@@ -194,7 +194,7 @@ def test_data_yaml_without_kpt_shape(make_data: MakeData, checkpoint: Path, tmp_
 
 @pytest.mark.parametrize("mode", ["train", "val"])
 def test_wrong_number_of_columns(make_data: MakeData, checkpoint: Path, tmp_path: Path, mode: str) -> None:
-    """Ultralytics would drop the picture and go on; here file, line, both numbers and the mend are named."""
+    """Ultralytics would drop the image and go on; here file, line, both numbers and the fix are named."""
     data = make_data([row()])
     bad = data.parent / "labels" / "val" / "1.txt"
     bad.write_text("\n".join((row(), "", row(48))))
@@ -204,11 +204,11 @@ def test_wrong_number_of_columns(make_data: MakeData, checkpoint: Path, tmp_path
         else:
             ERPose(checkpoint).val(data=str(data), **SMALL)
     text = str(caught.value)
-    assert f"{Path('val', '1.txt')}:3: 53 columns" in text and "kpt_shape" in text and "Mend" in text
+    assert f"{Path('val', '1.txt')}:3: 53 columns" in text and "kpt_shape" in text and "Fix" in text
 
 
 def test_wrong_columns_are_found_through_a_list_of_files(make_data: MakeData, tmp_path: Path) -> None:
-    """COCO's own YAML names its pictures in a text file; its labels are checked like those of a folder."""
+    """COCO's own YAML names its images in a text file; its labels are checked like those of a folder."""
     data = make_data([row()])
     root = data.parent
     (root / "labels" / "train" / "2.txt").write_text(row(48))
@@ -237,8 +237,8 @@ def test_no_label_file_at_all(make_data: MakeData, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_people_without_labelled_joints(make_data: MakeData, tmp_path: Path) -> None:
-    """Nothing but people with all joints unlabelled: ignore regions, finite losses, nothing to pull joints."""
+def test_people_without_labelled_keypoints(make_data: MakeData, tmp_path: Path) -> None:
+    """Nothing but people with all keypoints unlabelled: ignore regions, finite losses, nothing to pull keypoints."""
     results = losses(train(make_data([row(seen=0), row(seen=0)]), tmp_path))
     assert all(np.isfinite(list(results.values())))
     assert results["train/pose_loss"] == 0 and results["val/pose_loss"] == 0
@@ -246,7 +246,7 @@ def test_people_without_labelled_joints(make_data: MakeData, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_data_without_visibility(make_data: MakeData, tmp_path: Path) -> None:
-    """kpt_shape [K, 2] trains, validates and predicts with two columns per joint."""
+    """kpt_shape [K, 2] trains, validates and predicts with two columns per keypoint."""
     data = make_data([row(10)], [5, 2])
     results = losses(train(data, tmp_path))
     assert all(np.isfinite(list(results.values()))) and results["train/pose_loss"] > 0
@@ -257,7 +257,7 @@ def test_data_without_visibility(make_data: MakeData, tmp_path: Path) -> None:
     assert all(p.keypoints.data.shape[1:] == (5, 2) for p in people)
 
 
-# --- pictures and versions ----------------------------------------------------------------------------------------
+# --- images and versions ----------------------------------------------------------------------------------------
 
 
 def test_predict_at_a_size_that_is_no_multiple_of_the_stride(checkpoint: Path, log: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The linter: every kind of mistake is found with its file, line and mend, and a clean set is clean."""
+"""The linter: every kind of mistake is found with its file, line and fix, and a clean set is clean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from erpose_yolo.data.skeletons import (
     DEFAULT_SIGMA,
     KNOWN,
     flip_from_names,
-    joint_names,
+    keypoint_names,
     known_skeleton,
     side_of,
     sides_of,
@@ -80,8 +80,8 @@ def test_known_skeletons() -> None:
     assert known_skeleton([n.replace("left", "L").replace("right", "R") for n in COCO_17.names]) is COCO_17
     assert known_skeleton([*CROWDPOSE_14.names[:12], "top_head", "neck"]) is CROWDPOSE_14
     assert known_skeleton(COCO_17.names[::-1]) is None and known_skeleton(None, 14) is CROWDPOSE_14
-    assert joint_names({0: ["a", "b"]}, 2) == joint_names(["a", "b"], 2) == ["a", "b"]
-    assert joint_names({0: ["a"]}, 2) is joint_names(None, 2) is joint_names({}, 2) is None
+    assert keypoint_names({0: ["a", "b"]}, 2) == keypoint_names(["a", "b"], 2) == ["a", "b"]
+    assert keypoint_names({0: ["a"]}, 2) is keypoint_names(None, 2) is keypoint_names({}, 2) is None
 
 
 # -- a clean set, and one mistake at a time --------------------------------------------------------------------------
@@ -121,22 +121,22 @@ def append(root: Path, text: str, name: str = "train/0.txt") -> None:
 def found(root: Path, **options: Any) -> list[tuple[str, str, int, bool]]:
     report = check(root / "data.yaml", **options)
     for finding in report.findings:
-        assert finding.what and finding.mend and str(finding.file) in str(finding)
+        assert finding.what and finding.fix and str(finding.file) in str(finding)
     return [(f.kind, f.file.name, f.line, f.error) for f in report.findings]
 
 
 def test_a_clean_set_is_clean(people: Path, capsys: pytest.CaptureFixture) -> None:
     assert found(people) == [] == found(people, deep=True)
     assert main([str(people / "data.yaml")]) == 0
-    assert "train: 8 pictures, 16 persons, val: 4 pictures, 8 persons; 0 errors, 0 notes" in capsys.readouterr().out
+    assert "train: 8 images, 16 persons, val: 4 images, 8 persons; 0 errors, 0 notes" in capsys.readouterr().out
 
 
 SWAPPED = [0, 2, 1, 4, 3, 5, 6, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 YAML_MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, int, bool], str]] = {
-    "flip_idx identity": ({"flip_idx": list(range(17))}, ("flip_idx", 4, True), "contradicts kpt_names for 16 joints"),
+    "flip_idx identity": ({"flip_idx": list(range(17))}, ("flip_idx", 4, True), "contradicts kpt_names for 16 keypoints"),
     "flip_idx misses a pair": ({"flip_idx": SWAPPED}, ("flip_idx", 4, True), "left_shoulder -> left_shoulder"),
-    "flip_idx too short": ({"flip_idx": COCO_17.flip[:16]}, ("flip_idx", 4, True), "16 entries for 17 joints"),
-    "flip_idx out of range": ({"flip_idx": [*COCO_17.flip[:16], 17]}, ("flip_idx", 4, True), "names joint 17"),
+    "flip_idx too short": ({"flip_idx": COCO_17.flip[:16]}, ("flip_idx", 4, True), "16 entries for 17 keypoints"),
+    "flip_idx out of range": ({"flip_idx": [*COCO_17.flip[:16], 17]}, ("flip_idx", 4, True), "names keypoint 17"),
     "flip_idx no involution": ({"flip_idx": [1, 2, 0, *range(3, 17)]}, ("flip_idx", 4, True), "does not mirror back"),
     "flip_idx of text": ({"flip_idx": ["a"] * 17}, ("flip_idx", 4, True), "flip_idx is"),
     "no flip_idx": ({"flip_idx": None}, ("flip_idx", 3, False), "no flip_idx"),
@@ -145,17 +145,17 @@ YAML_MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, int, bool], str]] = {
         ("flip_idx", 4, True),
         "left_eye -> left_ear",
     ),
-    "names as a list": ({"kpt_names": list(COCO_17.names), "flip_idx": SWAPPED}, ("flip_idx", 4, True), "for 2 joints"),
-    "too few names": ({"kpt_names": {0: ["nose"]}}, ("kpt_names", 6, True), "1 names for 17 joints"),
+    "names as a list": ({"kpt_names": list(COCO_17.names), "flip_idx": SWAPPED}, ("flip_idx", 4, True), "for 2 keypoints"),
+    "too few names": ({"kpt_names": {0: ["nose"]}}, ("kpt_names", 6, True), "1 names for 17 keypoints"),
     "name twice": ({"kpt_names": {0: ["nose"] * 2 + list(COCO_17.names[2:])}}, ("kpt_names", 6, True), "'nose' twice"),
     "names no list": ({"kpt_names": {0: "nose"}}, ("kpt_names", 6, True), "no list of names"),
-    "too few sigmas": ({"kpt_oks_sigmas": [0.1] * 16}, ("sigmas", 8, True), "16 sigmas for 17 joints"),
+    "too few sigmas": ({"kpt_oks_sigmas": [0.1] * 16}, ("sigmas", 8, True), "16 sigmas for 17 keypoints"),
     "sigma zero": ({"kpt_oks_sigmas": [0.1] * 16 + [0]}, ("sigmas", 8, True), "sigma 16 is 0"),
     "sigma NaN": ({"kpt_oks_sigmas": [float("nan")] + [0.1] * 16}, ("sigmas", 8, True), "sigma 0 is nan"),
     "sigmas of text": ({"kpt_oks_sigmas": "coco"}, ("sigmas", 8, True), "kpt_oks_sigmas is 'coco'"),
     "kpt_shape": ({"kpt_shape": [17, 4]}, ("kpt_shape", 3, True), "kpt_shape is [17, 4]"),
     "no kpt_shape": ({"kpt_shape": None}, ("kpt_shape", 1, True), "kpt_shape is None"),
-    "skeleton": ({"skeleton": [[16, 17]]}, ("skeleton", 9, True), "pairs of joints from 0 to 16"),
+    "skeleton": ({"skeleton": [[16, 17]]}, ("skeleton", 9, True), "pairs of keypoints from 0 to 16"),
     "no names": ({"names": None}, ("names", 1, True), "neither names nor nc"),
     "nc": ({"nc": 3}, ("names", 9, True), "nc is 3, but names has 1"),
     "names with a gap": ({"names": {0: "a", 2: "b"}}, ("names", 5, True), "classes [0, 2]"),
@@ -177,22 +177,22 @@ def test_mistakes_in_the_yaml(people: Path, case: str) -> None:
 
 def test_the_mend_of_flip_idx_is_right(people: Path) -> None:
     edit(people, flip_idx=list(range(17)))
-    assert f"flip_idx: {COCO_17.flip}" in check(people / "data.yaml").findings[0].mend
+    assert f"flip_idx: {COCO_17.flip}" in check(people / "data.yaml").findings[0].fix
 
 
 def test_flip_idx_without_names(people: Path) -> None:
     edit(people, kpt_names=None, flip_idx=list(range(17)))
-    assert found(people) == [("flip_idx", "data.yaml", 4, False)]  # only a guess: 17 joints may be others than COCO's
+    assert found(people) == [("flip_idx", "data.yaml", 4, False)]  # only a guess: 17 keypoints may be others than COCO's
     edit(people, flip_idx=[0, 16, 2, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 15, 1])
     for copy in range(3):  # enough persons to judge by
         for kind, suffix in (("images", "png"), ("labels", "txt")):
             for n in range(8):
                 shutil.copy(people / f"{kind}/train/{n}.{suffix}", people / f"{kind}/train/{copy}-{n}.{suffix}")
     report = check(people / "data.yaml")
-    assert any("pairs joints 1 and 16" in f.what and not f.error for f in report.findings)
+    assert any("pairs keypoints 1 and 16" in f.what and not f.error for f in report.findings)
 
 
-def test_joint_without_a_partner_is_noted(people: Path) -> None:
+def test_keypoint_without_a_partner_is_noted(people: Path) -> None:
     names = ["nose", "left_eye", "right_eye", "left_ear", "rigth_ear", *COCO_17.names[5:]]
     edit(people, kpt_names={0: names})
     kinds = found(people)
@@ -210,31 +210,31 @@ LABEL_MISTAKES: dict[str, tuple[Change, tuple[str, str, int]]] = {
     "class broken": (lambda r: rewrite(r, 2, 0, "0.5"), ("class", "0.txt", 2)),
     "visibility 3": (lambda r: rewrite(r, 1, 7, "3"), ("visibility", "0.txt", 1)),
     "visibility a half": (lambda r: rewrite(r, 1, 7, "0.5"), ("visibility", "0.txt", 1)),
-    "joint outside": (lambda r: rewrite(r, 2, 5, "1.02"), ("outside", "0.txt", 2)),
-    "joint negative": (lambda r: rewrite(r, 2, 6, "-0.001"), ("outside", "0.txt", 2)),
+    "keypoint outside": (lambda r: rewrite(r, 2, 5, "1.02"), ("outside", "0.txt", 2)),
+    "keypoint negative": (lambda r: rewrite(r, 2, 6, "-0.001"), ("outside", "0.txt", 2)),
     "box outside": (lambda r: rewrite(r, 2, 3, "1.4"), ("outside", "0.txt", 2)),
     "box flat": (lambda r: rewrite(r, 2, 4, "0"), ("box", "0.txt", 2)),
-    "joint far from its box": (lambda r: rewrite(r, 1, slice(1, 5), "0.9 0.9 0.1 0.1".split()), ("far", "0.txt", 1)),
+    "keypoint far from its box": (lambda r: rewrite(r, 1, slice(1, 5), "0.9 0.9 0.1 0.1".split()), ("far", "0.txt", 1)),
     "row twice": (lambda r: append(r, (r / "labels/train/0.txt").read_text().splitlines()[0]), ("duplicate", "0.txt", 3)),
-    "neither box nor joint": (lambda r: append(r, "0" + " 0 0 0" * 17), ("nothing", "0.txt", 3)),
+    "neither box nor keypoint": (lambda r: append(r, "0" + " 0 0 0" * 17), ("nothing", "0.txt", 3)),
     "not text": (lambda r: (r / "labels/train/0.txt").write_bytes(b"0 1\n\xff\xfe"), ("encoding", "0.txt", 2)),
     "no label": (lambda r: (r / "labels/train/3.txt").unlink(), ("no label", "3.png", 0)),
-    "no picture": (lambda r: (r / "labels/train/x.txt").write_text(""), ("no picture", "x.txt", 0)),
-    "empty picture": (lambda r: (r / "images/train/3.png").write_bytes(b""), ("picture", "3.png", 0)),
-    "cut picture": (
+    "no image": (lambda r: (r / "labels/train/x.txt").write_text(""), ("no image", "x.txt", 0)),
+    "empty image": (lambda r: (r / "images/train/3.png").write_bytes(b""), ("image", "3.png", 0)),
+    "cut image": (
         lambda r: (r / "images/train/3.png").write_bytes((r / "images/train/3.png").read_bytes()[:-50]),
-        ("picture", "3.png", 0),
+        ("image", "3.png", 0),
     ),
-    "no picture but its name": (lambda r: (r / "images/train/3.png").write_text("hello"), ("picture", "3.png", 0)),
+    "no image but its name": (lambda r: (r / "images/train/3.png").write_text("hello"), ("image", "3.png", 0)),
     "dangling link": (
         lambda r: ((r / "images/train/3.png").unlink(), (r / "images/train/3.png").symlink_to("nowhere.png"))[0],
-        ("picture", "3.png", 0),
+        ("image", "3.png", 0),
     ),
-    "tiny picture": (
+    "tiny image": (
         lambda r: cv2.imwrite(str(r / "images/train/3.png"), np.zeros((9, 64, 3), np.uint8)) and None,
-        ("picture", "3.png", 0),
+        ("image", "3.png", 0),
     ),
-    "two pictures for a label": (
+    "two images for a label": (
         lambda r: cv2.imwrite(str(r / "images/train/3.jpg"), np.zeros((64, 64, 3), np.uint8)) and None,
         ("shared label", "3.txt", 0),
     ),
@@ -243,7 +243,7 @@ LABEL_MISTAKES: dict[str, tuple[Change, tuple[str, str, int]]] = {
 
 
 @pytest.mark.parametrize("case", LABEL_MISTAKES)
-def test_mistakes_in_labels_and_pictures(people: Path, case: str, capsys: pytest.CaptureFixture) -> None:
+def test_mistakes_in_labels_and_images(people: Path, case: str, capsys: pytest.CaptureFixture) -> None:
     change, (kind, name, line) = LABEL_MISTAKES[case]
     change(people)
     findings = [entry for entry in found(people) if entry[3]]
@@ -251,7 +251,7 @@ def test_mistakes_in_labels_and_pictures(people: Path, case: str, capsys: pytest
     assert len({entry[0] for entry in findings}) == 1, findings  # and nothing else is blamed for it
     assert main([str(people / "data.yaml")]) == 1
     out = capsys.readouterr().out
-    assert (f"{name}:{line}: error: " if line else f"{name}: error: ") in out and "Mend: " in out
+    assert (f"{name}:{line}: error: " if line else f"{name}: error: ") in out and "Fix: " in out
 
 
 def test_near_duplicates_and_neighbours(people: Path) -> None:
@@ -264,7 +264,7 @@ def test_near_duplicates_and_neighbours(people: Path) -> None:
     assert found(people) == []  # close together, but two
 
 
-def test_hidden_joints_may_leave_the_box(people: Path) -> None:
+def test_hidden_keypoints_may_leave_the_box(people: Path) -> None:
     rewrite(people, 1, slice(1, 5), "0.25 0.5 0.4 0.3".split())
     row = (people / "labels/train/0.txt").read_text().splitlines()[0].split()
     row[5:] = ["0.25 0.5 2"] * 16 + ["0.25 0.95 1"]
@@ -294,12 +294,12 @@ def test_rows_without_boxes_are_legal_and_mixed_too(people: Path) -> None:
     assert ("outside", "0.txt", 1, True) in found(people)
 
 
-def test_persons_without_joints_are_a_note(people: Path) -> None:
+def test_persons_without_keypoints_are_a_note(people: Path) -> None:
     rewrite(people, 2, slice(5, None), ["0"] * 51, name="val/1.txt")
-    assert found(people) == [("no joints", "1.txt", 2, False)]
+    assert found(people) == [("no keypoints", "1.txt", 2, False)]
 
 
-def test_two_values_a_joint(people: Path) -> None:
+def test_two_values_a_keypoint(people: Path) -> None:
     for file in (people / "labels").rglob("*.txt"):
         rows = [line.split() for line in file.read_text().splitlines()]
         file.write_text("\n".join(" ".join(w for i, w in enumerate(r) if i < 5 or (i - 5) % 3 < 2) for r in rows))
@@ -318,10 +318,10 @@ def test_deep_finds_damage_behind_the_header(people: Path) -> None:
     data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
     file.write_bytes(data)
     assert found(people) == []
-    assert found(people, deep=True) == [("picture", "2.png", 0, True)]
+    assert found(people, deep=True) == [("image", "2.png", 0, True)]
 
 
-def test_a_broken_picture_installs_nothing(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_image_installs_nothing(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ultralytics replaces PIL.Image.open by one that runs pip for what it does not know: not ours to do."""
     from PIL import Image
 
@@ -329,34 +329,34 @@ def test_a_broken_picture_installs_nothing(people: Path, monkeypatch: pytest.Mon
     assert found(people) == []
     for content in (b"", b"hello", b"\x89PNG\r\n\x1a\nhello", b"\xff\xd8\xff\xe0"):
         (people / "images/train/3.png").write_bytes(content)
-        assert found(people) == [("picture", "3.png", 0, True)]
+        assert found(people) == [("image", "3.png", 0, True)]
 
 
-def test_turned_pictures_are_measured_as_shown(people: Path) -> None:
+def test_turned_images_are_measured_as_shown(people: Path) -> None:
     from PIL import Image
 
-    from erpose_yolo.data.images import picture_size
+    from erpose_yolo.data.images import image_size
 
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 20)).save(people / "a.jpg", exif=exif)
     Image.new("RGB", (40, 20)).save(people / "b.jpg")
-    assert picture_size(people / "a.jpg") == (20, 40) and picture_size(people / "b.jpg") == (40, 20)
+    assert image_size(people / "a.jpg") == (20, 40) and image_size(people / "b.jpg") == (40, 20)
     for suffix in ("bmp", "webp", "tif", "png", "jp2"):
         Image.new("RGB", (40, 20)).save(people / f"c.{suffix}")
-        assert picture_size(people / f"c.{suffix}", deep=True) == (40, 20)
+        assert image_size(people / f"c.{suffix}", deep=True) == (40, 20)
 
 
 def test_cut_jpeg(people: Path) -> None:
-    picture = cv2.imread(str(people / "images/train/3.png"))
+    image = cv2.imread(str(people / "images/train/3.png"))
     (people / "images/train/3.png").unlink()
     file = people / "images/train/3.jpg"
-    cv2.imwrite(str(file), picture)
+    cv2.imwrite(str(file), image)
     assert found(people) == []
     file.write_bytes(file.read_bytes() + b"vendor data")  # after the end mark: harmless
     assert found(people) == []
     file.write_bytes(file.read_bytes()[:-100])
-    assert found(people) == [("picture", "3.jpg", 0, True)]
+    assert found(people) == [("image", "3.jpg", 0, True)]
 
 
 def test_leaks_are_by_content_and_say_which(people: Path) -> None:
@@ -372,13 +372,13 @@ def test_leaks_are_by_content_and_say_which(people: Path) -> None:
     assert [kind for kind, *_ in found(people)] == ["leak"] * 8
 
 
-def test_lists_of_pictures(people: Path) -> None:
+def test_lists_of_images(people: Path) -> None:
     (people / "train.txt").write_text("./images/train/0.png\n./images/train/1.png\n")
     edit(people, train="train.txt")
     report = check(people / "data.yaml")
-    assert report.findings == [] and report.pictures["train"] == 2  # the other labels belong to pictures that exist
+    assert report.findings == [] and report.images["train"] == 2  # the other labels belong to images that exist
     (people / "train.txt").write_text("./images/train/0.png\n./images/train/gone.png\n")
-    assert ("picture", "gone.png", 0, True) in found(people)
+    assert ("image", "gone.png", 0, True) in found(people)
 
 
 def test_splits_are_chosen(people: Path, capsys: pytest.CaptureFixture) -> None:
@@ -390,7 +390,7 @@ def test_splits_are_chosen(people: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_usage_errors_are_2(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([]) == main(["nothing.yaml"]) == main(["a", "--pictures", "0"]) == 2
+    assert main([]) == main(["nothing.yaml"]) == main(["a", "--images", "0"]) == 2
     assert "nothing.yaml is no file" in capsys.readouterr().err
 
 
@@ -410,7 +410,7 @@ def test_many_findings_of_a_kind_are_counted(people: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.count("2 columns") == 30
 
 
-def test_labels_and_pictures_are_not_touched(people: Path) -> None:
+def test_labels_and_images_are_not_touched(people: Path) -> None:
     before = {p: (p.read_bytes(), os.stat(p).st_mtime_ns) for p in people.rglob("*") if p.is_file()}
     check(people / "data.yaml", deep=True)
     assert before == {p: (p.read_bytes(), os.stat(p).st_mtime_ns) for p in people.rglob("*") if p.is_file()}
@@ -422,7 +422,7 @@ def test_suffixes_are_those_of_ultralytics() -> None:
     from erpose_yolo.data.images import IMAGE_SUFFIXES, label_of
 
     assert {suffix[1:] for suffix in IMAGE_SUFFIXES} == IMG_FORMATS
-    for path in ("/a/images/b.jpg", "/a/images/images/b.c.png", "/a/pictures/b.jpg", "/images/x/images.y/b.jpg"):
+    for path in ("/a/images/b.jpg", "/a/images/images/b.c.png", "/a/images/b.jpg", "/images/x/images.y/b.jpg"):
         assert [str(label_of(Path(path)))] == img2label_paths([path])
 
 
@@ -444,7 +444,7 @@ def test_a_wrong_flip_idx_is_seen_on_the_sheet(tmp_path: Path, flip: str) -> Non
     for kind in ("images", "labels"):
         (root / kind / "train").mkdir(parents=True)
     cv2.imwrite(str(root / "images/train/0.png"), np.full((200, 200, 3), 90, np.uint8))
-    # who faces the camera: the left side of the body on the right of the picture
+    # who faces the camera: the left side of the body on the right of the image
     xs = [0.5] + [0.5 + (0.2 if k % 2 else -0.2) for k in range(1, 17)]
     row = " ".join(f"{x:.3f} {0.1 + 0.05 * k:.3f} 2" for k, x in enumerate(xs))
     (root / "labels/train/0.txt").write_text(f"0 .5 .5 .5 .9 {row}\n")
@@ -477,6 +477,6 @@ def test_the_sheet_needs_somebody_to_show(people: Path, tmp_path: Path) -> None:
     contact_sheet(load_data_yaml(people / "data.yaml"), report, tmp_path / "sheet.jpg")  # top row only
     for file in (people / "labels").rglob("*.txt"):
         file.write_text("")
-    with pytest.raises(DataError, match="no picture with a labelled person"):
+    with pytest.raises(DataError, match="no image with a labelled person"):
         contact_sheet(source, check(people / "data.yaml", show=3), tmp_path / "sheet.jpg")
     assert main([str(people / "data.yaml"), "--show", str(tmp_path / "s.jpg")]) == 1

@@ -105,7 +105,7 @@ def test_stream_says_what_is_wrong_and_where(tmp_path: Path, text: str, byte: in
     file.write_text(text)
     with pytest.raises(JsonError) as caught:
         list(JsonStream(file))
-    assert what in str(caught.value) and str(file) in str(caught.value) and "Mend: " in str(caught.value)
+    assert what in str(caught.value) and str(file) in str(caught.value) and "Fix: " in str(caught.value)
     if byte is not None:
         assert f"byte {byte}:" in str(caught.value)
 
@@ -130,10 +130,10 @@ def test_stream_gives_up_on_a_damaged_file_before_it_fills_memory(tmp_path: Path
 # -- JSON -> labels -> JSON ------------------------------------------------------------------------------------------
 
 
-def made_up(joints: int = 17, images: int = 12, seed: int = 0, **of_image: Any) -> dict[str, Any]:
-    """A COCO-format document with every kind of annotation: persons, crowds, persons without joints."""
+def made_up(keypoints: int = 17, images: int = 12, seed: int = 0, **of_image: Any) -> dict[str, Any]:
+    """A COCO-format document with every kind of annotation: persons, crowds, persons without keypoints."""
     rng = np.random.default_rng(seed)
-    names = list({17: COCO_17, 14: CROWDPOSE_14}[joints].names) if joints in (14, 17) else [f"p{k}" for k in range(joints)]
+    names = list({17: COCO_17, 14: CROWDPOSE_14}[keypoints].names) if keypoints in (14, 17) else [f"p{k}" for k in range(keypoints)]
     doc: dict[str, Any] = {"info": {}, "images": [], "annotations": []}
     for i in range(images):
         width, height = int(rng.integers(80, 5000)), int(rng.integers(80, 5000))
@@ -142,8 +142,8 @@ def made_up(joints: int = 17, images: int = 12, seed: int = 0, **of_image: Any) 
             x, y = rng.uniform(0, width * 0.6), rng.uniform(0, height * 0.6)
             w, h = rng.uniform(5, width - x), rng.uniform(5, height - y)
             crowd = rng.random() < 0.15
-            seen = np.zeros(joints, int) if crowd or rng.random() < 0.2 else rng.integers(0, 3, joints)
-            points = np.round(rng.uniform((0, 0), (width, height), (joints, 2)), int(rng.integers(0, 3)))
+            seen = np.zeros(keypoints, int) if crowd or rng.random() < 0.2 else rng.integers(0, 3, keypoints)
+            points = np.round(rng.uniform((0, 0), (width, height), (keypoints, 2)), int(rng.integers(0, 3)))
             pose = np.concatenate((points, seen[:, None]), 1) * (seen[:, None] > 0)
             doc["annotations"].append(
                 {
@@ -165,15 +165,15 @@ def made_up(joints: int = 17, images: int = 12, seed: int = 0, **of_image: Any) 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Any:
-    """Writes a document and (empty) pictures for it; returns the arguments of the command."""
+    """Writes a document and (empty) images for it; returns the arguments of the command."""
 
     def write(document: dict[str, Any], name: str = "in.json") -> list[str]:
         (tmp_path / name).write_text(json.dumps(document))
         for image in document.get("images", []):
-            file = tmp_path / "pictures" / str(image.get("file_name"))
+            file = tmp_path / "images" / str(image.get("file_name"))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-        return [str(tmp_path / name), "--images", str(tmp_path / "pictures"), "--out", str(tmp_path / "set")]
+        return [str(tmp_path / name), "--images", str(tmp_path / "images"), "--out", str(tmp_path / "set")]
 
     return write
 
@@ -183,13 +183,13 @@ def rows_of(root: Path, split: str, stem: str) -> np.ndarray:
     return np.array([line.split() for line in text.splitlines()], float)
 
 
-@pytest.mark.parametrize(("joints", "seed"), [(17, 0), (17, 1), (14, 2), (1, 3), (5, 4), (33, 5)])
-def test_round_trip_keeps_what_training_uses(tmp_path: Path, source: Any, joints: int, seed: int) -> None:
-    doc = made_up(joints, seed=seed)
+@pytest.mark.parametrize(("keypoints", "seed"), [(17, 0), (17, 1), (14, 2), (1, 3), (5, 4), (33, 5)])
+def test_round_trip_keeps_what_training_uses(tmp_path: Path, source: Any, keypoints: int, seed: int) -> None:
+    doc = made_up(keypoints, seed=seed)
     assert main(["coco", *source(doc), "--split", "val"]) == 0
     for sidecar in (True, False):
         data = tmp_path / "set" / "data.yaml"
-        if not sidecar:  # sizes then come from the pictures themselves
+        if not sidecar:  # sizes then come from the images themselves
             text = yaml.safe_load(data.read_text())
             del text["annotations"]
             data.write_text(yaml.safe_dump(text))
@@ -226,7 +226,7 @@ def test_round_trip_keeps_what_training_uses(tmp_path: Path, source: Any, joints
 
 
 def test_rows_and_ignore_regions(tmp_path: Path, source: Any) -> None:
-    joints = [10.0, 20.0, 2, 0, 0, 0, 33.5, 44.25, 1]
+    keypoints = [10.0, 20.0, 2, 0, 0, 0, 33.5, 44.25, 1]
     base = {"image_id": 1, "category_id": 1, "area": 9, "bbox": [10, 20, 40, 60]}
     doc = {
         "images": [
@@ -234,8 +234,8 @@ def test_rows_and_ignore_regions(tmp_path: Path, source: Any) -> None:
             {"id": 2, "file_name": "b.png", "width": 9, "height": 9},
         ],
         "annotations": [
-            {**base, "id": 1, "iscrowd": 0, "keypoints": joints},
-            {**base, "id": 2, "iscrowd": 1, "keypoints": joints},  # a crowd's joints say nothing
+            {**base, "id": 1, "iscrowd": 0, "keypoints": keypoints},
+            {**base, "id": 2, "iscrowd": 1, "keypoints": keypoints},  # a crowd's keypoints say nothing
             {**base, "id": 3, "iscrowd": 0, "keypoints": [0] * 9},
             {**base, "id": 4, "iscrowd": 1},
             {**base, "id": 5, "iscrowd": 0, "keypoints": [5, 5, 0, 6, 6, 0, 7, 7, 0]},
@@ -258,7 +258,7 @@ def test_rows_and_ignore_regions(tmp_path: Path, source: Any) -> None:
     }
     side = json.loads((tmp_path / "set/annotations/train.json").read_text())
     assert [a["iscrowd"] for a in side["annotations"]] == [0, 1, 0, 1, 0]
-    assert side["annotations"][0]["keypoints"] == joints
+    assert side["annotations"][0]["keypoints"] == keypoints
 
 
 def test_training_ignores_what_the_converter_marks(tmp_path: Path, source: Any) -> None:
@@ -279,24 +279,24 @@ def test_training_ignores_what_the_converter_marks(tmp_path: Path, source: Any) 
     }
     targets = to_targets(batch, torch.device("cpu"))
     persons = sum(a["num_keypoints"] > 0 and not a["iscrowd"] for a in doc["annotations"])
-    assert len(targets.joints) == persons and len(targets.ignore_box) == len(doc["annotations"]) - persons > 0
+    assert len(targets.keypoints) == persons and len(targets.ignore_box) == len(doc["annotations"]) - persons > 0
 
 
-def test_joints_and_boxes_outside_the_picture(tmp_path: Path, source: Any) -> None:
+def test_keypoints_and_boxes_outside_the_image(tmp_path: Path, source: Any) -> None:
     base = {"image_id": 1, "category_id": 1, "iscrowd": 0}
     doc = {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 100}],
         "annotations": [
             {**base, "id": 1, "bbox": [-10, 50, 60, 80], "keypoints": [-0.5, 60, 2, 50, 100.9, 1, 20, 130, 2]},
-            {**base, "id": 2, "keypoints": [20, 30, 2, 60, 30, 2, 0, 0, 0]},  # no box: the joints' own
+            {**base, "id": 2, "keypoints": [20, 30, 2, 60, 30, 2, 0, 0, 0]},  # no box: the keypoints' own
             {**base, "id": 3, "bbox": [10, 10, 0, 50], "keypoints": [20, 30, 2, 60, 90, 2, 0, 0, 0]},
             {**base, "id": 4, "bbox": [200, 200, 10, 10], "keypoints": [0] * 9},  # nowhere
         ],
         "categories": [{"id": 1, "name": "crab", "keypoints": ["a", "b", "c"]}],
     }
     out = tmp_path / "set"
-    done = from_coco.convert(Path(source(doc)[0]), out, tmp_path / "pictures")
-    assert (done.joints_moved, done.joints_outside, done.boxes_clipped, done.boxes_derived) == (2, 1, 1, 2)
+    done = from_coco.convert(Path(source(doc)[0]), out, tmp_path / "images")
+    assert (done.keypoints_moved, done.keypoints_outside, done.boxes_clipped, done.boxes_derived) == (2, 1, 1, 2)
     rows = rows_of(out, "train", "a")
     assert rows[0].tolist() == pytest.approx([0, 0.25, 0.75, 0.5, 0.5, 0, 0.6, 2, 0.5, 1, 1, 0, 0, 0])
     assert rows[1, 1:5].tolist() == pytest.approx([0.4, 0.3, 0.4, 0.1])  # a quarter of the long side at least
@@ -321,7 +321,7 @@ def test_the_order_of_members_does_not_matter(tmp_path: Path, source: Any, order
 
 def test_known_skeletons_bring_sigmas_limbs_and_pairs(tmp_path: Path, source: Any) -> None:
     doc = made_up(14, crowdIndex=0.25)
-    doc["categories"][0]["skeleton"] = [[16, 14], [14, 12]]  # COCO's, as in CrowdPose's own files: past 14 joints
+    doc["categories"][0]["skeleton"] = [[16, 14], [14, 12]]  # COCO's, as in CrowdPose's own files: past 14 keypoints
     for annotation in doc["annotations"]:
         del annotation["area"]
     assert main(["crowdpose", *source(doc), "--split", "val"]) == 0
@@ -382,7 +382,7 @@ def test_a_second_split_joins_and_ultralytics_reads_both(tmp_path: Path, source:
 
 def test_copy_and_list(tmp_path: Path, source: Any) -> None:
     from erpose_yolo.data.data_yaml import load_data_yaml
-    from erpose_yolo.data.images import label_of, pictures_of
+    from erpose_yolo.data.images import images_of, label_of
 
     doc = made_up(images=4)
     arguments = source(doc)
@@ -393,9 +393,9 @@ def test_copy_and_list(tmp_path: Path, source: Any) -> None:
     doc["annotations"] = [a for a in doc["annotations"] if a["image_id"] != 24]
     assert main(["coco", *source(doc), "--none", "--split", "val"]) == 0
     data = load_data_yaml(tmp_path / "set/data.yaml")
-    pictures = pictures_of(data.entries("val"))
-    assert [p.name for p in pictures] == ["0000.jpg", "0001.jpg", "0002.jpg"]
-    assert all(label_of(p).is_file() for p in pictures)
+    images = images_of(data.entries("val"))
+    assert [p.name for p in images] == ["0000.jpg", "0001.jpg", "0002.jpg"]
+    assert all(label_of(p).is_file() for p in images)
     assert not (tmp_path / "set/images/val").exists()
 
 
@@ -456,7 +456,7 @@ def test_a_failing_rename_leaves_everything_as_it_was(tmp_path: Path, source: An
 def test_skip_empty_and_skip_missing(tmp_path: Path, source: Any) -> None:
     doc = made_up(images=8, seed=2)
     arguments = source(doc)
-    (tmp_path / "pictures/0000.jpg").unlink()
+    (tmp_path / "images/0000.jpg").unlink()
     assert main(["coco", *arguments, "--skip-missing", "--skip-empty"]) == 0
     posed = {a["image_id"] for a in doc["annotations"] if a["num_keypoints"] and not a["iscrowd"]}
     wanted = {i["file_name"][:-4] for i in doc["images"] if i["id"] in posed} - {"0000"}
@@ -474,7 +474,7 @@ def first(doc: dict[str, Any]) -> dict[str, Any]:
 
 
 def spoil(path: str, value: Any = ...) -> Any:
-    """An edit of the document: set, or delete, what the path names; `annotation` is the first with joints."""
+    """An edit of the document: set, or delete, what the path names; `annotation` is the first with keypoints."""
 
     def edit(doc: dict[str, Any]) -> None:
         *way, last = path.split(".")
@@ -521,9 +521,9 @@ BAD = {
     "bbox of three": (spoil("annotation.bbox", [1, 2, 3]), "bbox has 3 numbers"),
     "bbox negative": (spoil("annotation.bbox.2", -5), "bbox has a negative width"),
     "area NaN": (spoil("annotation.area", math.nan), "area is nan"),
-    "neither box nor joints": (
+    "neither box nor keypoints": (
         lambda d: first(d).update(bbox=None, keypoints=[0] * 51),
-        "has neither a bbox nor a labelled joint",
+        "has neither a bbox nor a labelled keypoint",
     ),
     "one label file for two": (spoil("images.1.file_name", "0000.png"), "would share one label file"),
 }  # fmt: skip
@@ -538,7 +538,7 @@ def test_bad_documents(tmp_path: Path, source: Any, capsys: pytest.CaptureFixtur
     (tmp_path / "in.json").write_text(json.dumps(doc))
     assert main(["coco", *arguments]) == 1
     error = capsys.readouterr().err
-    assert message in error and "in.json" in error and "Mend" in error, error
+    assert message in error and "in.json" in error and "Fix" in error, error
     if case.startswith(("keypoints ", "keypoint ", "bbox", "visib", "area", "image ", "annotation without")):
         assert "byte " in error or "is used" in error
     assert not (tmp_path / "set").exists()  # nothing is left
@@ -554,9 +554,9 @@ def test_truncated_file(tmp_path: Path, source: Any, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "set").exists()
 
 
-def test_absent_pictures(tmp_path: Path, source: Any, capsys: pytest.CaptureFixture) -> None:
+def test_absent_images(tmp_path: Path, source: Any, capsys: pytest.CaptureFixture) -> None:
     arguments = source(made_up())
-    (tmp_path / "pictures/0003.jpg").unlink()
+    (tmp_path / "images/0003.jpg").unlink()
     assert main(["coco", *arguments]) == 1
     assert "1 of 12 images are not in" in (error := capsys.readouterr().err) and "0003.jpg" in error
     assert main(["coco", arguments[0], "--images", str(tmp_path / "nowhere"), "--out", str(tmp_path / "set")]) == 1
@@ -568,22 +568,22 @@ def test_absent_pictures(tmp_path: Path, source: Any, capsys: pytest.CaptureFixt
     assert not (tmp_path / "set").exists()
 
 
-def test_other_joints_than_the_data_yaml(tmp_path: Path, source: Any, capsys: pytest.CaptureFixture) -> None:
+def test_other_keypoints_than_the_data_yaml(tmp_path: Path, source: Any, capsys: pytest.CaptureFixture) -> None:
     assert main(["coco", *source(made_up(17))]) == 0
     capsys.readouterr()
     assert main(["coco", *source(made_up(14), "b.json"), "--split", "val"]) == 1
-    assert "data.yaml:4: kpt_shape is [17, 3], but the file to convert has 14 joints" in capsys.readouterr().err
+    assert "data.yaml:4: kpt_shape is [17, 3], but the file to convert has 14 keypoints" in capsys.readouterr().err
     doc = made_up(17)
     names = doc["categories"][0]["keypoints"]
     names[1], names[2] = names[2], names[1]
     assert main(["coco", *source(doc, "c.json"), "--split", "val"]) == 1
-    assert "joint 1 is 'left_eye', but 'right_eye'" in capsys.readouterr().err
+    assert "keypoint 1 is 'left_eye', but 'right_eye'" in capsys.readouterr().err
     assert not (tmp_path / "set/labels/val").exists() and not (tmp_path / "set/annotations/val.json").exists()
 
 
-def test_crowdpose_wants_its_joints_and_crowd_index(source: Any, capsys: pytest.CaptureFixture) -> None:
+def test_crowdpose_wants_its_keypoints_and_crowd_index(source: Any, capsys: pytest.CaptureFixture) -> None:
     assert main(["crowdpose", *source(made_up(17))]) == 1
-    assert "has 17 joints" in capsys.readouterr().err
+    assert "has 17 keypoints" in capsys.readouterr().err
     assert main(["crowdpose", *source(made_up(14))]) == 1
     assert "12 of 12 images have no crowdIndex" in capsys.readouterr().err
 
@@ -627,10 +627,10 @@ def test_rows_without_boxes_and_without_sidecar(tmp_path: Path) -> None:
     assert free["bbox"] == [10, 10, 40, 20] and free["area"] == pytest.approx(0.53 * 800)
     assert free["keypoints"] == [10, 10, 2, 50, 30, 1, 0, 0, 0] and free["num_keypoints"] == 2
     assert boxed["bbox"] == [30, 5, 40, 40] and boxed["area"] == pytest.approx(0.53 * 1600)
-    assert doc["categories"][0]["keypoints"] == ["joint_0", "joint_1", "joint_2"]
+    assert doc["categories"][0]["keypoints"] == ["keypoint_0", "keypoint_1", "keypoint_2"]
 
 
-def test_two_values_a_joint(tmp_path: Path) -> None:
+def test_two_values_a_keypoint(tmp_path: Path) -> None:
     data = small_set(tmp_path / "s", "0 .5 .5 .4 .8 .1 .2 -1 -1 .5 .6\n", "[3, 2]")
     to_coco.convert(data, "val", tmp_path / "o.json")
     doc = json.loads((tmp_path / "o.json").read_text())
@@ -675,11 +675,11 @@ def test_labels_to_json_refuses(tmp_path: Path, capsys: pytest.CaptureFixture) -
 def test_strip_boxes(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("0 .5 .5 .4 .8 .1 .2 2\n0 .1 .2 2\n")
-    assert strip_boxes(tmp_path, joints=1) == 1
+    assert strip_boxes(tmp_path, keypoints=1) == 1
     assert file.read_text() == "0 .1 .2 2\n0 .1 .2 2\n"
     file.write_text("0 .1\n")
     with pytest.raises(DataError, match=r"a\.txt:1: 2 columns"):
-        strip_boxes(tmp_path, joints=1)
+        strip_boxes(tmp_path, keypoints=1)
 
 
 def test_generate_box_free(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hostile input: thousands of broken label files, hundreds of damaged pictures, random tensors. Nothing crashes, nothing is NaN.
+"""Hostile input: thousands of broken label files, hundreds of damaged images, random tensors. Nothing crashes, nothing is NaN.
 
 Everything is drawn from seeds, so a failure comes back; the counts that a user may rely on are asserted.
 """
@@ -42,19 +42,19 @@ SMALL = {"imgsz": 32, "device": "cpu", "workers": 0, "verbose": False, "plots": 
 
 def good_row(rng: Rng, k: int, d: int) -> list[str]:
     """A row of one person, with or without its box; numbers in one of the ways that tools write them."""
-    joints = rng.uniform(0, 1, (k, d))
+    keypoints = rng.uniform(0, 1, (k, d))
     if d == 3:
-        joints[:, 2] = rng.integers(0, 3, k)
+        keypoints[:, 2] = rng.integers(0, 3, k)
     box = [*rng.uniform(0.2, 0.8, 2), *rng.uniform(0, 0.4, 2)] if rng.random() < 0.5 else []
     style = rng.choice(["{:.6f}", "{:g}", "{:.3e}", "{!r}"])
-    return ["0", *(style.format(float(v)) for v in [*box, *joints.ravel()])]
+    return ["0", *(style.format(float(v)) for v in [*box, *keypoints.ravel()])]
 
 
 def column(rng: Rng, row: list[str], of: str, k: int, d: int) -> int:
     """Index of a random column of a kind in a row."""
-    joints = len(row) - k * d
-    if of == "joint":
-        return joints + d * int(rng.integers(k)) + int(rng.integers(2))
+    keypoints = len(row) - k * d
+    if of == "keypoint":
+        return keypoints + d * int(rng.integers(k)) + int(rng.integers(2))
     return int(rng.integers(len(row)))
 
 
@@ -76,10 +76,10 @@ def bad_row(rng: Rng, k: int, d: int) -> list[str]:
     elif kind == "class":
         row[0] = str(rng.choice(["-1", "1", "0.5", "1e30", "-0.001", "80"]))
     elif kind == "far":
-        at = column(rng, row, "joint", k, d)
+        at = column(rng, row, "keypoint", k, d)
         row[at] = str(rng.choice(["320", "1.02", "1e308", "1e39", "65504"]))
         if d == 3:
-            row[at - (at - (len(row) - k * d)) % d + 2] = "2"  # an unlabelled joint may lie anywhere
+            row[at - (at - (len(row) - k * d)) % d + 2] = "2"  # an unlabelled keypoint may lie anywhere
         else:
             row[at - (at - (len(row) - k * d)) % d : at - (at - (len(row) - k * d)) % d + 2] = ["0.5", row[at]]
     elif kind == "box":
@@ -103,7 +103,7 @@ def label_file(rng: Rng, k: int, d: int) -> tuple[bytes, int]:
     if rng.random() < 0.5:
         first = int(rng.integers(len(lines) + 1)) + 1
         lines.insert(first - 1, str(rng.choice([" ", "\t", "  "])).join(bad_row(rng, k, d)))
-    if first == 0 and lines and rng.random() < 0.1:  # an empty box and a speck: to be mended, not refused
+    if first == 0 and lines and rng.random() < 0.1:  # an empty box and a speck: to be fixed, not refused
         row = good_row(rng, k, d)
         lines.append(" ".join(["0", "0.5", "0.5", *rng.choice(["0", "1e-300", "1e-8"], 2), *row[len(row) - k * d :]]))
     text = str(rng.choice(["\n", "\r\n", "\r"])).join(lines) + str(rng.choice(["", "\n", "\r\n\r\n"]))
@@ -111,7 +111,7 @@ def label_file(rng: Rng, k: int, d: int) -> tuple[bytes, int]:
 
 
 def test_a_bad_row_is_named_whatever_it_holds(tmp_path: Path) -> None:
-    """3,000 files: every good one is read to finite numbers in range, every bad one is refused with file, line and mend."""
+    """3,000 files: every good one is read to finite numbers in range, every bad one is refused with file, line and fix."""
     rng = np.random.default_rng(0)
     outcome: Counter[str] = Counter()
     file = tmp_path / "søme låbel 名.txt"
@@ -123,27 +123,27 @@ def test_a_bad_row_is_named_whatever_it_holds(tmp_path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             try:
-                classes, boxes, joints = parse_labels(file, (k, d), 1, size)
+                classes, boxes, keypoints = parse_labels(file, (k, d), 1, size)
             except LabelError as error:
                 outcome[type(error).__name__] += 1
                 assert first and str(error).startswith(f"{file}:{first}: "), (number, first, str(error))
-                assert re.search(r"Mend|mend", str(error)), str(error)
+                assert re.search(r"Fix|fix", str(error)), str(error)
                 continue
         outcome["read"] += 1
         assert not first, (number, data)
-        assert classes.shape == (len(boxes), 1) and boxes.shape == (len(boxes), 4) and joints.shape == (len(boxes), k, 3)
-        for part in (classes, boxes, joints):
+        assert classes.shape == (len(boxes), 1) and boxes.shape == (len(boxes), 4) and keypoints.shape == (len(boxes), k, 3)
+        for part in (classes, boxes, keypoints):
             assert part.dtype == np.float32 and np.isfinite(part).all(), number
-        assert (classes == 0).all() and ((joints[..., 2] >= 0) & (joints[..., 2] <= 2)).all()
+        assert (classes == 0).all() and ((keypoints[..., 2] >= 0) & (keypoints[..., 2] <= 2)).all()
         assert (boxes >= -SLACK).all() and (boxes <= 1 + SLACK).all() and (boxes[:, 2:] > 0).all(), (number, boxes)
-        seen = joints[joints[..., 2] > 0][:, :2]
-        assert (seen >= -SLACK).all() and (seen <= 1 + SLACK).all() and (joints[joints[..., 2] == 0] == 0).all()
+        seen = keypoints[keypoints[..., 2] > 0][:, :2]
+        assert (seen >= -SLACK).all() and (seen <= 1 + SLACK).all() and (keypoints[keypoints[..., 2] == 0] == 0).all()
     print(dict(outcome))
     assert outcome.total() == 3000 and outcome["read"] > 1000 and outcome["LabelError"] > 500 and outcome["ColumnError"] > 100
 
 
 def test_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
-    """1,000 files of bytes that no tool wrote: damaged label files, other encodings, pictures, noise."""
+    """1,000 files of bytes that no tool wrote: damaged label files, other encodings, images, noise."""
     rng = np.random.default_rng(1)
     outcome: Counter[str] = Counter()
     file = tmp_path / "a.txt"
@@ -174,11 +174,11 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
     assert outcome.total() == 1000 and outcome["refused"] > 400 and outcome["read"] > 50
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------------------------
 
 
 def scene(rng: Rng, height: int = 40, width: int = 56) -> Image.Image:
-    """A smooth picture, so that it compresses."""
+    """A smooth image, so that it compresses."""
     noise = rng.integers(0, 255, (max(1, height // 4), max(1, width // 4), 3), dtype=np.uint8)
     return Image.fromarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR))
 
@@ -253,7 +253,7 @@ def stretched(rng: Rng) -> tuple[str, bytes]:
 
 
 def misnamed(rng: Rng) -> tuple[str, bytes]:
-    """A suffix that lies, and files that are no pictures at all."""
+    """A suffix that lies, and files that are no images at all."""
     which = int(rng.integers(6))
     if which < 3:
         kind = ["PNG", "GIF", "WEBP"][which]
@@ -266,19 +266,19 @@ def trailing(rng: Rng) -> tuple[str, bytes]:
     return "jpg", encoded(scene(rng), "JPEG") + rng.bytes(int(rng.integers(1, 40)))
 
 
-PICTURES: list[Callable[[Rng], tuple[str, bytes]]] = [
+IMAGES: list[Callable[[Rng], tuple[str, bytes]]] = [
     cut, cut, flipped, flipped, tiny, deep, other_mode, turned, stretched, misnamed, trailing,
 ]  # fmt: skip
 STEMS = ["plain", "with space", "ünïcödé 名前", "a.b.c", "[0]", "100%", "q'uote", "emoji 🙂", "-dash", "#1", "$HOME", "x" * 120]
-SURE = {"other_mode", "turned"}  # kinds of which every picture is whole
+SURE = {"other_mode", "turned"}  # kinds of which every image is whole
 
 
-def write_pictures(root: Path, count: int) -> dict[Path, str]:
-    """Pictures of all kinds with odd names below ``root``, and what they are."""
+def write_images(root: Path, count: int) -> dict[Path, str]:
+    """Images of all kinds with odd names below ``root``, and what they are."""
     rng = np.random.default_rng(2)
     made = {}
     for number in range(count):
-        make = PICTURES[number % len(PICTURES)]
+        make = IMAGES[number % len(IMAGES)]
         suffix, data = make(rng)
         suffix = suffix.upper() if rng.random() < 0.1 else suffix
         file = root / f"{STEMS[number % len(STEMS)]} {number}.{suffix}"
@@ -292,11 +292,11 @@ ROW = "0 0.5 0.5 0.6 0.8 " + " ".join(f"{0.3 + 0.1 * i:.2f} {0.2 + 0.15 * i:.2f}
 
 @pytest.fixture(scope="module")
 def hostile_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int], dict[Path, str]]:
-    """A data set of 2,000 hostile label files and 500 hostile pictures.
+    """A data set of 2,000 hostile label files and 500 hostile images.
 
     Returns:
         The data YAML; label files with the line of their first bad row (0: none), wrong numbers of columns left out since
-        these stop a run before it starts; and the pictures with their kinds.
+        these stop a run before it starts; and the images with their kinds.
     """
     root = tmp_path_factory.mktemp("hostile set ö")
     rng = np.random.default_rng(3)
@@ -318,27 +318,27 @@ def hostile_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Pa
             pass
         labels[file] = first
         (root / "images" / "train" / f"{stem}.jpg").write_bytes(good[len(labels) % 8])
-    pictures = write_pictures(root / "images" / "train", 500)
-    for number, picture in enumerate(pictures):
-        (root / "labels" / "train" / picture.name).with_suffix(".txt").write_text(ROW)
+    images = write_images(root / "images" / "train", 500)
+    for number, image in enumerate(images):
+        (root / "labels" / "train" / image.name).with_suffix(".txt").write_text(ROW)
         if number % 5 == 0:
-            shutil.copy(picture, root / "images" / "val")
-            (root / "labels" / "val" / picture.name).with_suffix(".txt").write_text(ROW)
+            shutil.copy(image, root / "images" / "val")
+            (root / "labels" / "val" / image.name).with_suffix(".txt").write_text(ROW)
     cfg = {"path": str(root), "train": "images/train", "val": "images/val", "names": {0: "person"}, "kpt_shape": [K, 3]}
     (root / "data.yaml").write_text(yaml.safe_dump({**cfg, "flip_idx": list(range(K))}))
-    return root / "data.yaml", labels, pictures
+    return root / "data.yaml", labels, images
 
 
 @pytest.mark.slow
 def test_a_run_on_hostile_files(
     hostile_set: tuple[Path, dict[Path, int], dict[Path, str]], tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2,000 label files and 500 pictures: each is trained on or named with what is wrong; no crash, no NaN anywhere.
+    """2,000 label files and 500 images: each is trained on or named with what is wrong; no crash, no NaN anywhere.
 
     And the linter, looking at the same files, has an error for every file that training leaves out.
     """
-    data, labels, pictures = hostile_set
-    linted = {f.file for f in check(data, ["train"], deep=True).findings if f.error}  # first: the stock check mends JPEGs
+    data, labels, images = hostile_set
+    linted = {f.file for f in check(data, ["train"], deep=True).findings if f.error}  # first: the stock check fixes JPEGs
 
     def no_pip(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a damaged file made ultralytics run pip")
@@ -361,21 +361,21 @@ def test_a_run_on_hostile_files(
 
     left_out = {m.split(": left out. ")[0].rpartition("train: ")[2]: m for m in "\n".join(log).splitlines() if ": left out. " in m}
     for file, first in labels.items():
-        picture = str(data.parent / "images" / "train" / f"{file.stem}.jpg")
-        assert (picture in used) == (not first)
+        image = str(data.parent / "images" / "train" / f"{file.stem}.jpg")
+        assert (image in used) == (not first)
         if first:
-            message = next(m for name, m in left_out.items() if name.endswith(picture))
+            message = next(m for name, m in left_out.items() if name.endswith(image))
             assert f"{file}:{first}: " in message and re.search("[Mm]end", message), message
             assert file in linted, message
     trained = Counter()
-    for picture, kind in pictures.items():
-        message = next((m for name, m in left_out.items() if name.endswith(str(picture))), None)
-        assert (str(picture) in used) == (message is None), (picture, message)
+    for image, kind in images.items():
+        message = next((m for name, m in left_out.items() if name.endswith(str(image))), None)
+        assert (str(image) in used) == (message is None), (image, message)
         trained[kind, message is None] += 1
         if message is not None:
-            assert "Mend: replace or remove the picture" in message
+            assert "Fix: replace or remove the image" in message
             assert kind not in SURE, message
-            assert picture in linted, (kind, message)
+            assert image in linted, (kind, message)
     print(dict(trained))
     assert sum(trained.values()) == 500 and all(trained[kind, False] for kind in ("cut", "flipped", "tiny", "misnamed"))
     saved = torch.load(tmp_path / "r" / "weights" / "last.pt", weights_only=False)
@@ -383,20 +383,20 @@ def test_a_run_on_hostile_files(
 
 
 @pytest.mark.slow
-def test_predict_on_hostile_pictures(tmp_path: Path, log: list[str]) -> None:
-    """A folder with damaged pictures: the readable ones are predicted on, the others are named, none ends the run."""
-    pictures = write_pictures(tmp_path, 500)
-    for picture in list(pictures):
+def test_predict_on_hostile_images(tmp_path: Path, log: list[str]) -> None:
+    """A folder with damaged images: the readable ones are predicted on, the others are named, none ends the run."""
+    images = write_images(tmp_path, 500)
+    for image in list(images):
         try:
-            imread(picture)
+            imread(image)
         except cv2.error:  # a damaged header with sides beyond OpenCV's limit: the stock loader does not catch it
-            picture.unlink()
-            del pictures[picture]
-    assert len(pictures) > 490
+            image.unlink()
+            del images[image]
+    assert len(images) > 490
     done = {r.path for r in ERPose("erpose-n.yaml").predict(tmp_path, stream=True, imgsz=32, device="cpu", verbose=False)}
     named = {m.rpartition("Image Read Error ")[2] for m in log if "Image Read Error" in m}
-    assert done | named == set(map(str, pictures)) and not done & named
-    assert all(str(p) in done for p, kind in pictures.items() if kind in SURE) and len(named) > 100
+    assert done | named == set(map(str, images)) and not done & named
+    assert all(str(p) in done for p, kind in images.items() if kind in SURE) and len(named) > 100
 
 
 # --- assigner -----------------------------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ def levels(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def random_people(g: torch.Generator, n: int, k: int, size: int, far: float) -> Tensor:
-    """(N, K, 3) persons of every size, some on one point, some ``far`` pictures away; at least one labelled joint each."""
+    """(N, K, 3) persons of every size, some on one point, some ``far`` images away; at least one labelled keypoint each."""
     scale = size * 10 ** (torch.rand(n, 1, 1, generator=g) * 4 - 3)
     centre = torch.rand(n, 1, 2, generator=g) * size * 2 - size / 2
     centre = torch.where(torch.rand(n, 1, 1, generator=g) < 0.05, centre * far, centre)
@@ -435,7 +435,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 @pytest.mark.slow
 def test_assignment_of_random_tensors() -> None:
-    """3,000 crowds of 0 to 500 persons with 1 to 133 joints, ranks in three float types.
+    """3,000 crowds of 0 to 500 persons with 1 to 133 keypoints, ranks in three float types.
 
     Exactly one cell per person and one person per cell; nobody is left out while a candidate is free; the order of persons,
     other images, and columns without a cell change nothing.
@@ -454,9 +454,9 @@ def test_assignment_of_random_tensors() -> None:
         n = min(500, 100000 // (3 * window**2)) if seed % 300 == 299 else n  # more than a half type has numbers for: ties
         shapes = levels(32 * draw(1, 5), 32 * draw(1, 5))
         cells = sum(h * w for h, w in shapes)
-        joints = random_people(g, n, k, 96, 1e4).to(dtype)
+        keypoints = random_people(g, n, k, 96, 1e4).to(dtype)
         area = (10 ** (torch.rand(n, generator=g) * 4)).to(dtype)
-        found = find_candidates(joints, area, shapes, STRIDES, center_sampling_window=window)
+        found = find_candidates(keypoints, area, shapes, STRIDES, center_sampling_window=window)
         assert found.cell.shape == (n, 3 * window**2) and found.centre.isfinite().all()
         assert found.cell.max(initial := torch.tensor(-1)).lt(cells).all() if n else initial < 0
         assert (found.valid.any(1)).all(), seed  # nobody goes without a candidate
@@ -518,14 +518,14 @@ def random_batch(
     if int(torch.randint(0, 2, (1,), generator=g)):
         outputs["refinement"] = draw(b, 3 * k, cells)
     outputs |= {"one2many": draw(b, 1, cells), "one2one": draw(b, 1, cells), "heatmaps": draw(b, k, shapes[0][0] * shapes[0][1])}
-    joints = random_people(g, n, k, size, 100.0)
-    low = torch.where(joints[..., 2:] > 0, joints[..., :2], torch.inf).amin(1)
-    high = torch.where(joints[..., 2:] > 0, joints[..., :2], -torch.inf).amax(1)
+    keypoints = random_people(g, n, k, size, 100.0)
+    low = torch.where(keypoints[..., 2:] > 0, keypoints[..., :2], torch.inf).amin(1)
+    high = torch.where(keypoints[..., 2:] > 0, keypoints[..., :2], -torch.inf).amax(1)
     box = torch.cat((low, high), 1)
     regions = int(torch.randint(0, 3, (1,), generator=g))
     return outputs, Targets(
         image=torch.randint(0, b, (n,), generator=g),
-        joints=joints,
+        keypoints=keypoints,
         box=box,
         area=object_area(box),
         category=torch.zeros(n, dtype=torch.long),
@@ -544,9 +544,9 @@ def packed(leaves: dict[str, Tensor], size: int) -> HeadOutputs:
 
 @pytest.mark.slow
 def test_loss_of_random_tensors() -> None:
-    """2,000 batches of 0 to 500 persons with 1 to 133 joints, outputs in three float types and up to 60,000.
+    """2,000 batches of 0 to 500 persons with 1 to 133 keypoints, outputs in three float types and up to 60,000.
 
-    Loss and every gradient are finite. The order of the persons changes nothing; empty images and unlabelled joints that pad a
+    Loss and every gradient are finite. The order of the persons changes nothing; empty images and unlabelled keypoints that pad a
     batch do not change the loss of poses.
     """
     persons = compared = 0
@@ -562,7 +562,7 @@ def test_loss_of_random_tensors() -> None:
         outputs, targets = random_batch(g, 2, k, n, size, dtype, wild)
         outputs.pop(missing, None)
         progress = 0.0 if mild else float(torch.rand(1, generator=g))
-        criterion = ERPoseLoss(sigmas_for(k), STRIDES, dense_weight=weight)
+        criterion = ERPoseLoss(sigmas_for(k), STRIDES, one2many_weight=weight)
         total, items = criterion(packed(outputs, size), targets, progress)
         total.backward()
         assert total.isfinite() and all(v.isfinite() for v in items.values()), seed
@@ -574,7 +574,7 @@ def test_loss_of_random_tensors() -> None:
 
         with torch.no_grad():
             order = torch.randperm(n, generator=g)
-            fields = {f: getattr(targets, f)[order] for f in ("image", "joints", "box", "area", "category")}
+            fields = {f: getattr(targets, f)[order] for f in ("image", "keypoints", "box", "area", "category")}
             shuffled = Targets(**fields, ignore_image=targets.ignore_image, ignore_box=targets.ignore_box)
             _, again = criterion(packed(outputs, size), shuffled, progress)
             for name, value in items.items():
@@ -589,10 +589,10 @@ def test_loss_of_random_tensors() -> None:
                 else v
                 for name, v in outputs.items()
             }
-            joints = torch.cat((targets.joints, torch.zeros(n, pad, 3)), 1)
-            unseen = Targets(**{**vars(targets), "joints": joints})
+            keypoints = torch.cat((targets.keypoints, torch.zeros(n, pad, 3)), 1)
+            unseen = Targets(**{**vars(targets), "keypoints": keypoints})
             sigmas = torch.cat((sigmas_for(k), torch.full((pad,), 0.1)))
-            _, padded = ERPoseLoss(sigmas, STRIDES, dense_weight=weight)(packed(taller, size), unseen, progress)
+            _, padded = ERPoseLoss(sigmas, STRIDES, one2many_weight=weight)(packed(taller, size), unseen, progress)
             for other in (more, padded):
                 torch.testing.assert_close(other["pose_loss"], items["pose_loss"], rtol=1e-4, atol=1e-6, msg=str(seed))
             for name in ("cls_loss", "o2o_loss"):

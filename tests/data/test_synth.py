@@ -1,4 +1,4 @@
-"""The synthetic people: labels agree with the picture, the set is reproducible and never half made."""
+"""The synthetic people: labels agree with the image, the set is reproducible and never half made."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_import_is_light() -> None:
 # --- bodies and poses
 
 
-def test_joints_never_bend_backwards() -> None:
+def test_keypoints_never_bend_backwards() -> None:
     rng = np.random.default_rng(0)
     for k in range(26 * 8):
         pose, _ = sample_pose(rng, ACTIVITIES[k % len(ACTIVITIES)])
@@ -129,7 +129,7 @@ def test_unknown_activity() -> None:
 
 @pytest.mark.parametrize(("yaw", "sign"), [(180.0, 1), (0.0, -1)])
 def test_left_and_right(yaw: float, sign: int) -> None:
-    """Facing the camera, the anatomical left is on the picture's right; from behind it is on the left."""
+    """Facing the camera, the anatomical left is on the image's right; from behind it is on the left."""
     for seed in range(4):
         _, _, keypoints, _ = _shot([_standing(seed, yaw, (0, 0, 4.0))])
         for left, right in ((1, 2), (3, 4), (5, 6), (11, 12), (15, 16)):
@@ -150,7 +150,7 @@ def test_face_shows_only_from_the_front() -> None:
         assert (back[0, :3, 2] == 1).all()  # nose and eyes are there, but not seen
         assert (front[0, 5:7, 2] == 2).all() and (back[0, 5:7, 2] == 2).all()
     actor = make_actor(np.random.default_rng(9), "stand", 90.0, Proportions(), Outfit(hair="none"))
-    facing = actor.facing[:, 0]  # yaw 90: the person looks along +x, which is the picture's left
+    facing = actor.facing[:, 0]  # yaw 90: the person looks along +x, which is the image's left
     _, _, side, _ = _shot([actor.moved(np.array((0, 0, 3.0)))])
     near, far = (3, 4) if actor.facing[3, 2] < actor.facing[4, 2] else (4, 3)
     assert side[0, near, 2] == 2 and side[0, far, 2] == 1 and facing[0] > 0.2
@@ -160,7 +160,7 @@ def test_people_looking_away_never_show_their_eyes() -> None:
     rng = np.random.default_rng(3)
     for _ in range(25):
         actor = make_actor(rng, "walk", rng.uniform(-35, 35)).moved(np.array((0, 0, 4.0)))
-        towards_lens = -actor.joints[:5] + np.array((0, 1.0, 0))
+        towards_lens = -actor.keypoints[:5] + np.array((0, 1.0, 0))
         away = np.einsum("ij,ij->i", actor.facing, towards_lens) < 0
         _, _, keypoints, _ = _shot([actor])
         assert not (keypoints[0, :5, 2] == 2)[away].any()
@@ -195,7 +195,7 @@ def test_exactly_behind_is_hidden_or_left_out() -> None:
         assert len(covered) > 8 and (keypoints[1, covered, 2] == 1).all()
 
 
-def test_own_limbs_hide_joints_too() -> None:
+def test_own_limbs_hide_keypoints_too() -> None:
     """From the side, the far shoulder and hip lie behind the trunk."""
     _, _, keypoints, _ = _shot([_standing(2, 90.0, (0, 0, 3.0))])
     near, far = (6, 5) if keypoints[0, 5, 2] == 1 else (5, 6)
@@ -209,7 +209,7 @@ def test_v_is_zero_exactly_outside() -> None:
     assert len(boxes) == 2
     zeros = 0
     for actor, points in zip(actors, keypoints, strict=True):
-        pixels, _ = camera.project(actor.joints)
+        pixels, _ = camera.project(actor.keypoints)
         inside = (pixels >= 0).all(1) & (pixels < 200).all(1)
         assert ((points[:, 2] > 0) == inside).all()
         assert (points[~inside] == 0).all()
@@ -236,18 +236,18 @@ def test_scenes_are_consistent() -> None:
             assert (keypoints[keypoints[..., 2] == 0] == 0).all()
             inside = keypoints[keypoints[..., 2] > 0]
             assert (inside[:, :2] >= 0).all() and (inside[:, 0] < width).all() and (inside[:, 1] < height).all()
-            for box, points in zip(boxes, keypoints, strict=True):  # a joint that is seen lies in the box of what is seen
+            for box, points in zip(boxes, keypoints, strict=True):  # a keypoint that is seen lies in the box of what is seen
                 seen = points[points[:, 2] == 2, :2]
                 assert (seen >= box[:2] - 1.5).all() and (seen <= box[2:] + 1.5).all()
     assert persons > 120
 
 
-def test_empty_pictures() -> None:
+def test_empty_images() -> None:
     image, boxes, keypoints = render_scene(np.random.default_rng(0), SynthConfig(size=64, empty=1.0))
     assert image.shape == (64, 64, 3) and boxes.shape == (0, 4) and keypoints.shape == (0, 17, 3)
 
 
-def test_plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but people on one colour, so whatever stands out is labelled, and nothing hides a person but persons."""
     shades = set()
     for i in range(20):
@@ -276,7 +276,7 @@ def test_activities_are_kept_to() -> None:
     assert tall["stand"] > 1.5 > 1.2 > tall["lie"]
 
 
-def test_small_and_large_pictures() -> None:
+def test_small_and_large_images() -> None:
     for size in (32, 800):
         image, _, _ = render_scene(np.random.default_rng(1), SynthConfig(size=size, people=(2, 2)))
         assert image.shape == (size, size, 3)
@@ -313,8 +313,8 @@ def test_files_and_labels(tmp_path: Path) -> None:
                 assert len(numbers) == 5 + 17 * 3 and numbers[0] == 0
                 cx, cy, w, h = numbers[1:5]
                 assert min(w, h) > 0 and min(cx - w / 2, cy - h / 2) > -1e-5 and max(cx + w / 2, cy + h / 2) < 1 + 1e-5
-                joints = numbers[5:].reshape(17, 3)
-                assert (joints[:, :2] >= 0).all() and (joints[:, :2] <= 1).all() and set(joints[:, 2]) <= {0, 1, 2}
+                keypoints = numbers[5:].reshape(17, 3)
+                assert (keypoints[:, :2] >= 0).all() and (keypoints[:, :2] <= 1).all() and set(keypoints[:, 2]) <= {0, 1, 2}
     assert not [p for p in tmp_path.iterdir() if p != root]  # nothing temporary stays
 
 
@@ -323,9 +323,9 @@ def test_same_seed_same_set_for_any_number_of_workers(tmp_path: Path) -> None:
     one = _tree(generate(tmp_path / "one", cfg, workers=1))
     two = _tree(generate(tmp_path / "two", cfg, workers=2))
     assert one == two
-    other = dataset_module.picture(SynthConfig(size=48, people=(1, 2), seed=6), "train", 0)[0]
-    assert not np.array_equal(other, dataset_module.picture(cfg, "train", 0)[0])
-    train, val = (dataset_module.picture(cfg, split, 0)[0] for split in ("train", "val"))
+    other = dataset_module.draw_image(SynthConfig(size=48, people=(1, 2), seed=6), "train", 0)[0]
+    assert not np.array_equal(other, dataset_module.draw_image(cfg, "train", 0)[0])
+    train, val = (dataset_module.draw_image(cfg, split, 0)[0] for split in ("train", "val"))
     assert not np.array_equal(train, val)
 
 
@@ -411,7 +411,7 @@ def test_the_command_line_leaves_a_set_to_train_on(tmp_path: Path, capsys: pytes
     assert f"yolo pose train model=erpose-n.pt data={tmp_path / 'a' / 'data.yaml'} imgsz=128" in capsys.readouterr().out
     (tmp_path / "a").rename(tmp_path / "b")
     report = check(tmp_path / "b" / "data.yaml")
-    assert not report.findings and report.pictures == {"train": 2, "val": 1}
+    assert not report.findings and report.images == {"train": 2, "val": 1}
 
 
 def test_contact_sheet_and_command_line(tmp_path: Path) -> None:

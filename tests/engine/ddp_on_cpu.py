@@ -21,7 +21,7 @@ WORLD = 2
 
 
 class Oracle(ERPoseValidator):
-    """Answers with the labels, moved by a different distance in each picture: an AP between 0 and 1."""
+    """Answers with the labels, moved by a different distance in each image: an AP between 0 and 1."""
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = super().preprocess(batch)
@@ -29,11 +29,11 @@ class Oracle(ERPoseValidator):
         self.answers = torch.zeros(len(batch["img"]), 300, 57)
         for i, rows in enumerate(self.answers):
             number = int(batch["im_file"][i].rsplit("/")[-1].split(".")[0])
-            joints = batch["keypoints"][batch["batch_idx"] == i] * torch.tensor([width, height, 1.0])
-            joints[..., 0] += 1.5 * number
-            low, high = joints[..., :2].amin(1), joints[..., :2].amax(1)
-            score, category = torch.full((len(joints), 1), 0.9 - 0.1 * number), torch.zeros(len(joints), 1)
-            rows[: len(joints)] = torch.cat((low, high, score, category, joints.flatten(1)), 1)
+            keypoints = batch["keypoints"][batch["batch_idx"] == i] * torch.tensor([width, height, 1.0])
+            keypoints[..., 0] += 1.5 * number
+            low, high = keypoints[..., :2].amin(1), keypoints[..., :2].amax(1)
+            score, category = torch.full((len(keypoints), 1), 0.9 - 0.1 * number), torch.zeros(len(keypoints), 1)
+            rows[: len(keypoints)] = torch.cat((low, high, score, category, keypoints.flatten(1)), 1)
         return batch
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
@@ -68,7 +68,7 @@ class CPUTrainer(ERPoseTrainer):
         distributed.all_gather(everyone, weights)
         if RANK == 0:
             stock = {name: float(value) for name, value in self.metrics.items()}
-            pictures = len(self.validator.collected.rows)
+            images = len(self.validator.collected.rows)
             same = torch.equal(*everyone)
-            record = {"exact": self.validator.exact, "stock": stock, "pictures": pictures, "same weights": same}
+            record = {"exact": self.validator.exact, "stock": stock, "images": images, "same weights": same}
             (self.save_dir / "final.json").write_text(json.dumps(record))

@@ -60,8 +60,8 @@ def test_a_run_and_its_predictions(tiny_dataset: Path, tmp_path: Path) -> None:
     )
     weights = str(tmp_path / "run/weights/last.pt")
     assert ERPose(weights).val(data=str(tiny_dataset), device=device, **run).pose.map >= 0
-    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    here, there = (ERPose(weights).predict(picture, conf=1e-4, imgsz=64, device=d, verbose=False)[0] for d in ("cpu", device))
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    here, there = (ERPose(weights).predict(image, conf=1e-4, imgsz=64, device=d, verbose=False)[0] for d in ("cpu", device))
     assert len(here) == len(there) > 0
     assert torch.allclose(here.boxes.conf, there.boxes.conf.cpu(), atol=1e-4)
     best = here.keypoints.xy[0], there.keypoints.xy[0].cpu()

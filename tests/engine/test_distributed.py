@@ -1,4 +1,4 @@
-"""Several processes: gradients are those of the joint batch, the stock launcher finds our trainer, figures are gathered."""
+"""Several processes: gradients are those of the keypoint batch, the stock launcher finds our trainer, figures are gathered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from erpose_yolo import ERPose
 from erpose_yolo.engine import trainer
 from erpose_yolo.nn.network import ERPoseModel
 
-# Persons of each of four pictures, the first two of process 0; -1: one without labelled joints, an ignore region
+# Persons of each of four images, the first two of process 0; -1: one without labelled keypoints, an ignore region
 SCENES = {"uneven": [1, 0, 4, 2], "none in one process": [2, 3, 0, 0], "none at all": [0, 0, 0, 0], "ignored": [-1, 1, 2, -1]}
 
 
@@ -31,19 +31,19 @@ def make_batch(persons: list[int]) -> dict[str, torch.Tensor]:
     owner = torch.tensor([float(i) for i, n in enumerate(persons) for _ in range(abs(n))])
     known = torch.tensor([float(n > 0) for n in persons for _ in range(abs(n))])
     centre = 0.3 + 0.4 * torch.rand(len(owner), 1, 2, generator=draw)
-    joints = centre + 0.3 * (torch.rand(len(owner), 17, 2, generator=draw) - 0.5)
-    low, high = joints.amin(1), joints.amax(1)
+    keypoints = centre + 0.3 * (torch.rand(len(owner), 17, 2, generator=draw) - 0.5)
+    low, high = keypoints.amin(1), keypoints.amax(1)
     return {
         "img": torch.rand(len(persons), 3, 64, 64, generator=draw),
         "batch_idx": owner,
         "cls": torch.zeros(len(owner), 1),
         "bboxes": torch.cat(((low + high) / 2, high - low), 1),
-        "keypoints": torch.cat((joints, 2 * known[:, None, None].expand(-1, 17, 1)), 2),
+        "keypoints": torch.cat((keypoints, 2 * known[:, None, None].expand(-1, 17, 1)), 2),
     }
 
 
 def share(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
-    """The two pictures of a process."""
+    """The two images of a process."""
     mine = (batch["batch_idx"] // 2).long() == rank
     part = {key: value[mine] for key, value in batch.items() if key != "img"}
     return {**part, "img": batch["img"][2 * rank : 2 * rank + 2], "batch_idx": part["batch_idx"] - 2 * rank}
@@ -81,7 +81,7 @@ found = {}
 for _ in range(2):  # an unused parameter is told of in the next step
     for name, persons in here.SCENES.items():
         found[name] = here.gradients(model, here.share(here.make_batch(persons), rank), 2)
-losses.normaliser = lambda count: count.clamp(min=1)  # each process its own
+losses.avg_factor = lambda count: count.clamp(min=1)  # each process its own
 found["own counts"] = here.gradients(model, here.share(here.make_batch(here.SCENES["uneven"]), rank), 2)
 if rank == 0:
     torch.save(found, sys.argv[1])
@@ -96,7 +96,7 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.slow
-def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path: Path, repo: Path) -> None:
+def test_gradients_of_two_processes_are_those_of_the_keypoint_batch(tmp_path: Path, repo: Path) -> None:
     """Also where a process has no person; what differs is the order of float32 sums."""
     script, file = tmp_path / "worker.py", tmp_path / "gradients.pt"
     script.write_text(f"import sys; sys.path[:0] = [{str(repo)!r}, {str(repo / 'tests')!r}]\n{WORKER}")
@@ -104,10 +104,10 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(tmp_path: Path,
     done = subprocess.run([sys.executable, *launch, str(script), str(file)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found, model = torch.load(file), make_model()
-    joint = {name: gradients(model, make_batch(persons), 1) for name, persons in SCENES.items()}
+    keypoint = {name: gradients(model, make_batch(persons), 1) for name, persons in SCENES.items()}
     for name in SCENES:
-        assert relative(found[name], joint[name]) < 1e-4, name
-    assert relative(found["own counts"], joint["uneven"]) > 0.01  # so this test can fail
+        assert relative(found[name], keypoint[name]) < 1e-4, name
+    assert relative(found["own counts"], keypoint["uneven"]) > 0.01  # so this test can fail
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_world_size_counts_all_machines(monkeypatch: pytest.MonkeyPatch, rank: i
 
 @pytest.fixture
 def sparse_dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
-    """The tiny data set with persons in two of eight training pictures, and three validation pictures for two processes."""
+    """The tiny data set with persons in two of eight training images, and three validation images for two processes."""
     root = tmp_path / "sparse"
     shutil.copytree(tiny_dataset.parent, root, ignore=shutil.ignore_patterns("*.cache"))
     for number in range(6):
@@ -151,7 +151,7 @@ def test_stock_launch_trains_and_validates_in_two_processes(
     where = {"data": str(sparse_dataset), "project": str(tmp_path), "name": "run"}
     model.train(CPUTrainer, epochs=2, mosaic=0.0, nbs=4, **where, **small)
     found = json.loads((tmp_path / "run" / "final.json").read_text())
-    assert found["same weights"] and found["pictures"] == 3
+    assert found["same weights"] and found["images"] == 3
     with (tmp_path / "run" / "results.csv").open() as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == [1, 2]
 

@@ -1,4 +1,4 @@
-"""Sliced prediction: tiles cover, everybody is kept once, and the picture's size costs no memory."""
+"""Sliced prediction: tiles cover, everybody is kept once, and the image's size costs no memory."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SIGMAS = sigmas_for(K)
 
 
 def person(x: float, y: float, height: float, seed: int = 0) -> torch.Tensor:
-    """(K, 3) joints of a person whose box has the top left corner (x, y) and is half as wide as high."""
+    """(K, 3) keypoints of a person whose box has the top left corner (x, y) and is half as wide as high."""
     shape = torch.rand(K, 2, generator=torch.Generator().manual_seed(seed))
     shape[0], shape[1] = torch.zeros(2), torch.ones(2)  # the box is tight
     return torch.cat((shape * torch.tensor([height / 2, height]) + torch.tensor([x, y]), torch.ones(K, 1)), 1)
 
 
-def perfect(picture_persons: list[torch.Tensor], least: float = 0.0):
-    """A detector that knows everybody: it reports whoever has a joint in the view, cut at the view's border.
+def perfect(image_persons: list[torch.Tensor], least: float = 0.0):
+    """A detector that knows everybody: it reports whoever has a keypoint in the view, cut at the view's border.
 
     A tile carries its own place in its first pixel, as a real detector reads its place from nowhere.
     """
@@ -48,12 +48,12 @@ def perfect(picture_persons: list[torch.Tensor], least: float = 0.0):
         for part in parts:
             height, width = part.shape[:2]
             x0, y0 = int(part[0, 0, 0]) * 100, int(part[0, 0, 1]) * 100
-            rows, joints = [], []
-            for number, joint in enumerate(picture_persons):
-                local = joint.clone()
+            rows, keypoints = [], []
+            for number, keypoint in enumerate(image_persons):
+                local = keypoint.clone()
                 local[:, :2] -= torch.tensor([x0, y0], dtype=torch.float32)
                 inside = ((local[:, :2] >= 0) & (local[:, :2] < torch.tensor([width, height]))).all(1)
-                if inside.sum() < 3 or float(joint[:, 1].max() - joint[:, 1].min()) < least * max(height, width):
+                if inside.sum() < 3 or float(keypoint[:, 1].max() - keypoint[:, 1].min()) < least * max(height, width):
                     continue
                 local[~inside, 2] = 0.1
                 seen = local[inside, :2]
@@ -63,12 +63,12 @@ def perfect(picture_persons: list[torch.Tensor], least: float = 0.0):
                     low = torch.where(local[:, :2].amin(0) < 0, torch.zeros(2), low)
                     limit = torch.tensor([width, height], dtype=torch.float32)
                     high = torch.where(local[:, :2].amax(0) >= limit, limit, high)
-                    local[~inside, :2] = seen.mean(0)  # joints it cannot see are guessed, badly
+                    local[~inside, :2] = seen.mean(0)  # keypoints it cannot see are guessed, badly
                 score = 0.9 - 0.01 * number + 0.05 * (not whole)  # surest of the pieces, as detectors may well be
                 rows.append([*low.tolist(), *high.tolist(), score, 0.0])
-                joints.append(local)
+                keypoints.append(local)
             boxes = torch.tensor(rows).reshape(-1, 6)
-            poses = torch.stack(joints) if joints else torch.zeros(0, K, 3)
+            poses = torch.stack(keypoints) if keypoints else torch.zeros(0, K, 3)
             results.append(Results(part, "", {0: "person"}, boxes=boxes, keypoints=poses))
         return results
 
@@ -76,7 +76,7 @@ def perfect(picture_persons: list[torch.Tensor], least: float = 0.0):
 
 
 def canvas(height: int, width: int) -> np.ndarray:
-    """A picture whose every 100th pixel says where it is."""
+    """An image whose every 100th pixel says where it is."""
     image = np.zeros((height, width, 3), np.uint8)
     image[::100, ::100, 0] = np.arange(0, width, 100)[None] // 100
     image[::100, ::100, 1] = np.arange(0, height, 100)[:, None] // 100
@@ -104,7 +104,7 @@ def run(persons, height, width, sides, overlap, **kwargs):
 
 
 @pytest.mark.parametrize("height, width, side, overlap", [(1000, 1500, 400, 0.2), (500, 2000, 640, 0.0), (333, 777, 100, 0.5)])
-def test_tiles_cover_the_picture_and_overlap(height, width, side, overlap):
+def test_tiles_cover_the_image_and_overlap(height, width, side, overlap):
     seen = np.zeros((height, width), int)
     views = tiles(height, width, side, overlap)
     for x1, y1, x2, y2 in views:
@@ -121,7 +121,7 @@ def test_tiles_refuse_nonsense(side, overlap):
         tiles(1000, 1000, side, overlap)
 
 
-def test_small_picture_is_seen_once():
+def test_small_image_is_seen_once():
     result = run([person(50, 60, 200)], 400, 500, [640], 0.25)
     assert len(result) == 1
 
@@ -133,17 +133,17 @@ def test_everybody_once_also_those_that_a_border_cuts():
     result = run(persons, 1000, 1000, [400], 0.25)
     assert len(result) == len(persons)
     found = result.keypoints.data
-    for joints in persons:  # and it is the whole person that is kept, not the piece with guessed joints
-        assert (found[:, :, :2] - joints[:, :2]).abs().amax((1, 2)).min() < 1e-3
+    for keypoints in persons:  # and it is the whole person that is kept, not the piece with guessed keypoints
+        assert (found[:, :, :2] - keypoints[:, :2]).abs().amax((1, 2)).min() < 1e-3
 
 
-def test_a_person_larger_than_any_tile_comes_from_the_whole_picture():
+def test_a_person_larger_than_any_tile_comes_from_the_whole_image():
     result = run([person(100, 100, 800)], 1000, 1000, [300], 0.25)
     assert len(result) == 1
     assert (result.keypoints.data[0, :, :2] - person(100, 100, 800)[:, :2]).abs().max() < 1e-3
 
 
-def test_a_person_too_small_for_the_whole_picture_comes_from_a_tile():
+def test_a_person_too_small_for_the_whole_image_comes_from_a_tile():
     persons = [person(430, 430, 20)]
     alone = run(persons, 1000, 1000, [], 0.25, least=0.05)
     sliced = run(persons, 1000, 1000, [200], 0.25, least=0.05)
@@ -156,13 +156,13 @@ def test_two_people_close_together_stay_two():
 
 
 def test_classes_and_views_are_kept_apart():
-    joints = person(100, 100, 80)[None].repeat(3, 1, 1)
+    keypoints = person(100, 100, 80)[None].repeat(3, 1, 1)
     view = torch.tensor([[0, 0, 400, 400], [0, 0, 400, 400], [50, 50, 450, 450]], dtype=torch.float32)
     box = torch.tensor([[100, 100, 140, 180]], dtype=torch.float32).repeat(3, 1)
     score = torch.tensor([0.9, 0.8, 0.7])
 
     def kept(category):
-        poses = Poses(joints, box, score, torch.tensor(category), view, torch.ones(3))
+        poses = Poses(keypoints, box, score, torch.tensor(category), view, torch.ones(3))
         return merge(poses, 1000, 1000, SIGMAS).tolist()
 
     assert kept([0.0, 0.0, 0.0]) == [0, 1]  # the head's own two rows of one view are not ours to judge
@@ -181,7 +181,7 @@ def test_a_coarse_view_is_forgiven_its_coarseness(grain, kept):
     assert merge(poses, 4000, 4000, SIGMAS).tolist() == kept
 
 
-def test_a_border_of_the_picture_cuts_nobody():
+def test_a_border_of_the_image_cuts_nobody():
     view = torch.tensor([[0, 0, 400, 400], [0, 0, 400, 400], [300, 0, 700, 400]], dtype=torch.float32)
     box = torch.tensor([[0, 10, 50, 90], [350, 10, 400, 90], [300, 10, 350, 90]], dtype=torch.float32)
     poses = Poses(torch.zeros(3, K, 3), box, torch.ones(3), torch.zeros(3), view, torch.ones(3))
@@ -208,7 +208,7 @@ def test_tiles_are_predicted_a_batch_at_a_time():
     assert set(sizes) == {1}
 
 
-def one_by_one(poses: Poses, height: int, width: int, sigmas: torch.Tensor, threshold: float) -> list[int]:
+def per_keypoint_sampling(poses: Poses, height: int, width: int, sigmas: torch.Tensor, threshold: float) -> list[int]:
     """The rule of merge() written down, a pose after the other."""
     cut = is_cut(poses, height, width)
     order = sorted(range(len(poses)), key=lambda i: (bool(cut[i]), -float(poses.score[i])))
@@ -221,12 +221,12 @@ def one_by_one(poses: Poses, height: int, width: int, sigmas: torch.Tensor, thre
             low, high = (
                 f(poses.view[i], poses.view[j])[half] for f, half in ((torch.maximum, slice(2)), (torch.minimum, slice(2, 4)))
             )
-            xy = poses.joints[i, :, :2]
+            xy = poses.keypoints[i, :, :2]
             shared = ((xy >= low) & (xy < high)).all(-1)
-            visible = shared & (poses.joints[i, :, 2] >= SEEN)
+            visible = shared & (poses.keypoints[i, :, 2] >= SEEN)
             target = torch.cat((xy, (visible if visible.any() else shared)[:, None].float()), 1)
             tolerated = torch.maximum(area[j], (COARSE_CELL * torch.maximum(poses.grain[i], poses.grain[j])).square())
-            if oks(poses.joints[j, :, :2], target, tolerated, sigmas) >= threshold:
+            if oks(poses.keypoints[j, :, :2], target, tolerated, sigmas) >= threshold:
                 break
         else:
             kept.append(i)
@@ -248,11 +248,11 @@ def test_the_merge_is_the_rule_of_its_docstring(seed, monkeypatch):
     corner = (torch.randint(0, 3, (seen, 2), generator=rng) * side / 3).round()
     view = torch.cat((corner, corner + (side * (0.4, 1.0)[seed % 2])), 1)
     box = torch.cat((xy.amin(1), xy.amax(1)), 1)
-    joints = torch.cat((xy, torch.rand(seen, k, 1, generator=rng)), 2)
+    keypoints = torch.cat((xy, torch.rand(seen, k, 1, generator=rng)), 2)
     score = (torch.rand(seen, generator=rng) * 20).round() / 20  # with ties
-    poses = Poses(joints, box, score, torch.randint(0, 2, (seen,), generator=rng).float(), view, grain)
+    poses = Poses(keypoints, box, score, torch.randint(0, 2, (seen,), generator=rng).float(), view, grain)
     sigmas, threshold = sigmas_for(k), (0.5, 0.3, 0.9)[seed % 3]
-    wanted = one_by_one(poses, side, side, sigmas, threshold)
+    wanted = per_keypoint_sampling(poses, side, side, sigmas, threshold)
     assert 0 < len(wanted) < seen
     assert merge(poses, side, side, sigmas, threshold).tolist() == wanted
     monkeypatch.setattr("erpose_yolo.engine.slicing.ROWS", 7)
@@ -309,18 +309,18 @@ def noise(height: int, width: int) -> np.ndarray:
 
 def test_through_the_model(model):
     """The argument of predict: same layout of Results, errors before any work, and no trace in the next prediction."""
-    picture = noise(200, 300)
-    plain = model.predict(picture, **OPTIONS)[0]
-    results = model.predict([picture, picture], slices="128,160", overlap=0.1, **{**OPTIONS, "max_det": 30})
+    image = noise(200, 300)
+    plain = model.predict(image, **OPTIONS)[0]
+    results = model.predict([image, image], slices="128,160", overlap=0.1, **{**OPTIONS, "max_det": 30})
     assert len(results) == 2 and isinstance(model.predictor, SlicedPredictor)
     assert results[0].keypoints.data.shape[1:] == (K, 3) and results[0].boxes.data.shape[1] == 6
     assert 5 < len(results[0]) <= 30 and torch.equal(results[0].keypoints.data, results[1].keypoints.data)
-    whole = model.predict(picture, slices=640, **OPTIONS)[0]  # no slice fits: the plain prediction
+    whole = model.predict(image, slices=640, **OPTIONS)[0]  # no slice fits: the plain prediction
     assert torch.allclose(whole.keypoints.data, plain.keypoints.data, atol=1e-3)
     kept = model.predictor
-    model.predict(picture, slices=[640], **OPTIONS)
+    model.predict(image, slices=[640], **OPTIONS)
     assert model.predictor is kept, "the same settings build no new predictor"
-    again = model.predict(picture, **OPTIONS)[0]
+    again = model.predict(image, **OPTIONS)[0]
     assert not isinstance(model.predictor, SlicedPredictor) and torch.equal(again.keypoints.data, plain.keypoints.data)
     for wrong, message in (
         ({"slices": 8}, "slices must be at least 32"),
@@ -329,7 +329,7 @@ def test_through_the_model(model):
         ({"slices": 64, "visualize": True}, "does not go with visualize="),
     ):
         with pytest.raises(ValueError, match=message):
-            model.predict(picture, **OPTIONS, **wrong)
+            model.predict(image, **OPTIONS, **wrong)
     with pytest.raises(ValueError, match="a tensor as the source"):
         model.predict(torch.zeros(1, 3, 64, 64), slices=32, **OPTIONS)
 
@@ -361,7 +361,7 @@ def test_saving_overwrites_nothing(model, tmp_path):
 
 
 def test_it_shows_how_far_it_is_and_counts(model, tmp_path, log, capsys):
-    """Also with few views: a bar over them, and persons and views in the line of each picture."""
+    """Also with few views: a bar over them, and persons and views in the line of each image."""
     cv2.imwrite(str(tmp_path / "a.png"), noise(64, 96))
     found = model.predict(str(tmp_path / "a.png"), slices=64, **{**OPTIONS, "verbose": True})[0]
     line = next(line for line in log if "a.png" in line)

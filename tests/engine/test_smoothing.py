@@ -18,12 +18,12 @@ from erpose_yolo.engine.smoothing import OneEuro, PoseSmoother, TrackSmoother
 K, FPS = 17, 30.0
 
 
-def frame(joints: np.ndarray, ids: list[int] | None) -> Results:
-    """Results with (P, K, 2) joints and track ids."""
-    low, high = joints.min(1), joints.max(1)
-    rest = np.array([[i, 0.9, 0] if ids else [0.9, 0] for i in (ids or range(len(joints)))], np.float32)
+def frame(keypoints: np.ndarray, ids: list[int] | None) -> Results:
+    """Results with (P, K, 2) keypoints and track ids."""
+    low, high = keypoints.min(1), keypoints.max(1)
+    rest = np.array([[i, 0.9, 0] if ids else [0.9, 0] for i in (ids or range(len(keypoints)))], np.float32)
     boxes = torch.tensor(np.concatenate((low, high, rest), 1), dtype=torch.float32)
-    points = torch.tensor(np.concatenate((joints, np.ones((*joints.shape[:2], 1))), 2), dtype=torch.float32)
+    points = torch.tensor(np.concatenate((keypoints, np.ones((*keypoints.shape[:2], 1))), 2), dtype=torch.float32)
     return Results(np.zeros((480, 640, 3), np.uint8), "a.mp4", {0: "person"}, boxes=boxes, keypoints=points)
 
 
@@ -32,9 +32,9 @@ def body(rng: np.random.Generator) -> np.ndarray:
 
 
 def smoothed(track: np.ndarray, **settings) -> np.ndarray:
-    """(T, K, 2) joints of one track, filtered."""
+    """(T, K, 2) keypoints of one track, filtered."""
     smooth = PoseSmoother(FPS, **settings)
-    return np.stack([smooth(frame(joints[None], [7])).keypoints.xy[0].numpy() for joints in track])
+    return np.stack([smooth(frame(keypoints[None], [7])).keypoints.xy[0].numpy() for keypoints in track])
 
 
 def test_a_person_at_rest_trembles_less():
@@ -135,8 +135,8 @@ class Predictor:
 
     def see(self, smoother: TrackSmoother | None, *frames: tuple[str, np.ndarray]) -> list[np.ndarray]:
         self.results = []
-        for path, joints in frames:
-            self.results.append(frame(joints[None], [1]))
+        for path, keypoints in frames:
+            self.results.append(frame(keypoints[None], [1]))
             self.results[-1].path = path
         for i in range(len(frames)):
             self.trackers[i if self.dataset.mode == "stream" else 0].frame_id += 1
@@ -230,12 +230,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Everybody(ERPosePredictor):
-    """Two people that walk, whatever the picture shows."""
+    """Two people that walk, whatever the image shows."""
 
     def postprocess(self, preds, img, orig_imgs, **kwargs):
         self.step = getattr(self, "step", 0) + 1
-        joints = np.stack((A, A + 400)) + self.step * 10
-        results = [frame(joints, None) for _ in orig_imgs]
+        keypoints = np.stack((A, A + 400)) + self.step * 10
+        results = [frame(keypoints, None) for _ in orig_imgs]
         for result, path in zip(results, self.batch[0]):
             result.path = path
         return results
@@ -245,10 +245,10 @@ def test_through_the_model(clip: Path, tmp_path: Path):
     """A changed smooth takes effect in a later call of persist; what is saved is what is returned; slices go with it."""
     model = ERPose("erpose-n.yaml")
     options = {"predictor": Everybody, "tracker": "bytetrack.yaml", "imgsz": 32, "verbose": False}
-    picture = np.zeros((480, 640, 3), np.uint8)
+    image = np.zeros((480, 640, 3), np.uint8)
 
     def step(smooth):
-        return model.track(picture, persist=True, smooth=smooth, **options)[0].keypoints.xy[0].numpy()
+        return model.track(image, persist=True, smooth=smooth, **options)[0].keypoints.xy[0].numpy()
 
     plain = [step(0) for _ in range(4)]
     assert np.allclose(np.diff(plain, axis=0), 10, atol=1e-2)

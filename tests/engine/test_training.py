@@ -58,9 +58,9 @@ def no_nms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_ban_on_nms_can_fail(no_nms: None, tiny_dataset: Path) -> None:
     """The ban must stop a stock model that needs NMS, or the tests below prove nothing."""
-    picture = tiny_dataset.parent / "images" / "val" / "0.png"
+    image = tiny_dataset.parent / "images" / "val" / "0.png"
     with pytest.raises(AssertionError, match="NMS was called"):
-        YOLO("yolo11n-pose.yaml").predict(picture, imgsz=64, conf=0.0001, device="cpu", verbose=False)
+        YOLO("yolo11n-pose.yaml").predict(image, imgsz=64, conf=0.0001, device="cpu", verbose=False)
 
 
 # --- a finished run -----------------------------------------------------------------------------------------------
@@ -80,23 +80,23 @@ def test_log_names_our_losses(run: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["results.png", "train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "labels.jpg"])
-def test_pictures_of_the_run(run: Path, name: str) -> None:
-    """The pictures exist and show something."""
-    picture = cv2.imread(str(run / name))
-    assert picture is not None and min(picture.shape[:2]) >= 64 and picture.std() > 5
+def test_images_of_the_run(run: Path, name: str) -> None:
+    """The images exist and show something."""
+    image = cv2.imread(str(run / name))
+    assert image is not None and min(image.shape[:2]) >= 64 and image.std() > 5
 
 
 @pytest.mark.slow
 def test_margins_are_fitted(run: Path, tiny_dataset: Path) -> None:
-    """best.pt carries the margins of its data set: boxes from its labelled joints meet the labelled boxes."""
+    """best.pt carries the margins of its data set: boxes from its labelled keypoints meet the labelled boxes."""
     model = load_pt(run / "weights" / "best.pt")["model"]
     margins = model.model[-1].margins.float()
     assert margins.shape == (4, 20) and not torch.allclose(margins, default_margins(17), atol=1e-3)
     files = sorted((tiny_dataset.parent / "labels" / "train").glob("*.txt"))
     table = torch.from_numpy(np.concatenate([np.loadtxt(f, ndmin=2) for f in files])).float()
     centre, side = table[:, 1:3] * 64, table[:, 3:5] * 64
-    joints = table[:, 5:].view(-1, 17, 3)
-    xy, seen = (joints[..., :2] * 64).permute(1, 2, 0)[None], (joints[..., 2] > 0).float().T[None]
+    keypoints = table[:, 5:].view(-1, 17, 3)
+    xy, seen = (keypoints[..., :2] * 64).permute(1, 2, 0)[None], (keypoints[..., 2] > 0).float().T[None]
     boxes = torch.cat((centre - side / 2, centre + side / 2), 1)
     fitted = box_overlap(derive_boxes(xy, seen, margins)[0].T, boxes)[0].mean()
     plain = box_overlap(derive_boxes(xy, seen, torch.zeros(4, 20))[0].T, boxes)[0].mean()
@@ -105,7 +105,7 @@ def test_margins_are_fitted(run: Path, tiny_dataset: Path) -> None:
 
 @pytest.mark.slow
 def test_checkpoint_is_complete(run: Path) -> None:
-    """A checkpoint holds what predict needs on another machine: joints, names, settings, half-size weights."""
+    """A checkpoint holds what predict needs on another machine: keypoints, names, settings, half-size weights."""
     for name in ("best.pt", "last.pt"):
         ckpt = load_pt(run / "weights" / name)
         model = ckpt["model"]
@@ -208,11 +208,11 @@ class _Oracle(ERPoseValidator):
         height, width = batch["img"].shape[2:]
         self.answers = torch.zeros(len(batch["img"]), 300, 57)
         for i, rows in enumerate(self.answers):
-            joints = batch["keypoints"][batch["batch_idx"] == i] * torch.tensor([width, height, 1.0])
-            joints[..., 0] += self.shift
-            low, high = joints[..., :2].amin(1), joints[..., :2].amax(1)
-            score, category = torch.full((len(joints), 1), 0.9), torch.zeros(len(joints), 1)
-            rows[: len(joints)] = torch.cat((low, high, score, category, joints.flatten(1)), 1)
+            keypoints = batch["keypoints"][batch["batch_idx"] == i] * torch.tensor([width, height, 1.0])
+            keypoints[..., 0] += self.shift
+            low, high = keypoints[..., :2].amin(1), keypoints[..., :2].amax(1)
+            score, category = torch.full((len(keypoints), 1), 0.9), torch.zeros(len(keypoints), 1)
+            rows[: len(keypoints)] = torch.cat((low, high, score, category, keypoints.flatten(1)), 1)
         return batch
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
@@ -234,11 +234,11 @@ def test_validation_finds_labels_it_is_given(run: Path, tiny_dataset: Path, tmp_
 @pytest.mark.slow
 def test_tracking(run: Path, tiny_dataset: Path, tmp_path: Path, no_nms: None) -> None:
     """yolo pose track works on a video: rows are what the stock trackers expect."""
-    picture = cv2.resize(cv2.imread(str(tiny_dataset.parent / "images" / "val" / "0.png")), (128, 128))
+    image = cv2.resize(cv2.imread(str(tiny_dataset.parent / "images" / "val" / "0.png")), (128, 128))
     file = tmp_path / "people.avi"
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 5, (128, 128))
     for shift in range(4):
-        writer.write(np.roll(picture, shift, 1))
+        writer.write(np.roll(image, shift, 1))
     writer.release()
     frames = ERPose(run / "weights" / "best.pt").track(
         file, conf=0.0001, imgsz=64, device="cpu", verbose=False, tracker=str(_loose_tracker(tmp_path))
@@ -277,8 +277,8 @@ def test_onnx(run: Path, tiny_dataset: Path, tmp_path: Path, no_nms: None) -> No
     assert metadata["task"] == "pose" and json.loads(metadata["kpt_shape"]) == [17, 3]
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    picture = cv2.imread(str(tiny_dataset.parent / "images" / "val" / "1.png"))[..., ::-1].transpose(2, 0, 1)[None]
-    x = np.ascontiguousarray(picture, np.float32) / 255
+    image = cv2.imread(str(tiny_dataset.parent / "images" / "val" / "1.png"))[..., ::-1].transpose(2, 0, 1)[None]
+    x = np.ascontiguousarray(image, np.float32) / 255
     theirs = session.run(None, {session.get_inputs()[0].name: x})[0]
     model = ERPose(weights).model.float().eval()
     with torch.no_grad():

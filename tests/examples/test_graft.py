@@ -157,11 +157,11 @@ def test_the_judge_can_tell_good_from_bad(common: ModuleType) -> None:
 
         def predict(self, images: Tensor) -> list[Tensor]:
             rows = []
-            for _, boxes, joints in samples:
-                joints = torch.tensor(joints, dtype=torch.float32)
-                joints[..., 0] += self.shift
+            for _, boxes, keypoints in samples:
+                keypoints = torch.tensor(keypoints, dtype=torch.float32)
+                keypoints[..., 0] += self.shift
                 head = torch.cat((torch.tensor(boxes), torch.ones(len(boxes), 1), torch.zeros(len(boxes), 1)), 1)
-                rows.append(torch.cat((head, joints.flatten(1)), 1))
+                rows.append(torch.cat((head, keypoints.flatten(1)), 1))
             return rows
 
     oracle = Oracle()
@@ -170,34 +170,32 @@ def test_the_judge_can_tell_good_from_bad(common: ModuleType) -> None:
     assert common.evaluate(oracle, samples)["AP50"] == 0
 
 
-def test_a_mirrored_picture_swaps_left_and_right(common: ModuleType) -> None:
-    image, boxes, joints = sample = common.draw("train", 1)[0]
+def test_a_mirrored_image_swaps_left_and_right(common: ModuleType) -> None:
+    image, boxes, keypoints = sample = common.draw("train", 1)[0]
     mirrored = common.flipped(sample)
     np.testing.assert_array_equal(mirrored[0], image[:, :, ::-1])
-    np.testing.assert_allclose(mirrored[2][:, 5], joints[:, 6] * (-1, 1, 1) + (SIZE, 0, 0))
+    np.testing.assert_allclose(mirrored[2][:, 5], keypoints[:, 6] * (-1, 1, 1) + (SIZE, 0, 0))
     assert (mirrored[1][:, 2] > mirrored[1][:, 0]).all()
     for there, back in zip(sample, common.flipped(mirrored)):
         np.testing.assert_allclose(back, there, atol=1e-4)
 
 
-def test_drawn_pictures_hold_large_persons_and_are_kept(
-    common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(common, "TRAIN_PICTURES", 3)
-    monkeypatch.setattr(common, "VAL_PICTURES", 2)
+def test_drawn_images_hold_large_persons_and_are_kept(common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "TRAIN_IMAGES", 3)
+    monkeypatch.setattr(common, "VAL_IMAGES", 2)
     file = tmp_path / "set.pkl"
-    train, val = common.pictures(file)
+    train, val = common.images(file)
     assert (len(train), len(val)) == (3, 2)
     assert not np.array_equal(train[0][0], val[0][0])
     assert all((b[:, 2:] - b[:, :2]).prod(1).min() >= (SIZE / 4) ** 2 and 1 <= len(b) <= 2 for _, b, _ in train + val)
     monkeypatch.setattr(common, "draw", None)
-    np.testing.assert_array_equal(common.pictures(file)[1][1][0], val[1][0])
+    np.testing.assert_array_equal(common.images(file)[1][1][0], val[1][0])
 
 
 def test_heatmaps_of_a_channels_last_trunk() -> None:
     targets = Targets(
         image=torch.tensor([1]),
-        joints=torch.tensor([[[20.0, 20.0, 2.0], [40.0, 44.0, 1.0]]]),
+        keypoints=torch.tensor([[[20.0, 20.0, 2.0], [40.0, 44.0, 1.0]]]),
         box=torch.tensor([[10.0, 10.0, 50.0, 50.0]]),
         area=torch.tensor([800.0]),
         category=torch.tensor([0]),

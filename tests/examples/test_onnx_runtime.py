@@ -66,13 +66,13 @@ def spread(convs, first, last, std, mean):  # outputs of a random network hardly
 
 with torch.no_grad():
     spread([tower[-1] for tower in head.one2one_score], 0, 1, 1.0, -1.5)
-    spread(head.deployed.joints, 0, 34, 0.7, 0.0)
-    spread(head.deployed.joints, 34, 51, 0.2, 1.0)  # visible all: boxes jump where a joint comes or goes
+    spread(head.deployed.keypoints, 0, 34, 0.7, 0.0)
+    spread(head.deployed.keypoints, 34, 51, 0.2, 1.0)  # visible all: boxes jump where a keypoint comes or goes
     for conv in head.deployed.spread:
         conv.weight.normal_()  # from zero
-    for conv in head.deployed.field:
+    for conv in head.deployed.refinement:
         conv.weight.normal_()
-    spread(head.deployed.field, 0, 51, 0.2, 0.0)  # joints are looked up and moved
+    spread(head.deployed.refinement, 0, 51, 0.2, 0.0)  # keypoints are looked up and moved
     spread(head.deployed.spread, 0, 17, 0.5, -2.0)  # sure of themselves, some more than others
 model.save("random.pt")  # rounds to float16
 model = ERPose("random.pt")
@@ -129,8 +129,8 @@ def test_rows_are_those_of_predict_without_torch(tmp_path: Path) -> None:
         assert len(expected) >= 10 and np.ptp(expected[:, 6::3], axis=0).max() > 20  # there is something to compare
         assert (np.diff(rows[:, 4]) <= 0).all()
         worst = max(worst, difference(expected, rows))
-        picture, drawn = cv2.imread(photo), cv2.imread(str(tmp_path / "out.png"))
-        assert drawn.shape == picture.shape and (drawn != picture).any()
+        image, drawn = cv2.imread(photo), cv2.imread(str(tmp_path / "out.png"))
+        assert drawn.shape == image.shape and (drawn != image).any()
         assert done.stdout.count("  score ") == len(expected)
     print(f"largest difference {worst:.6f} px")
     assert worst <= 0.5
@@ -181,14 +181,14 @@ def with_metadata(target: Path, **changes: str | None) -> Path:
 
 
 @pytest.mark.slow
-def test_metadata_name_joints_and_limbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_name_keypoints_and_limbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = load(monkeypatch)
-    names = [f"joint {k}" for k in range(17)]
+    names = [f"keypoint {k}" for k in range(17)]
     file = with_metadata(tmp_path / "named.onnx", kpt_names=str({0: names}), skeleton="[[0, 1], [1, 2]]", names="{0: 'robot'}")
     model = example.Model(file)
-    assert model.joint_names == names and model.limbs == [[0, 1], [1, 2]] and model.classes == {0: "robot"}
+    assert model.keypoint_names == names and model.limbs == [[0, 1], [1, 2]] and model.classes == {0: "robot"}
     plain = example.Model(with_metadata(tmp_path / "plain.onnx", kpt_names=None, skeleton=None))
-    assert plain.joint_names[:2] == ["nose", "left_eye"] and plain.limbs == example.COCO_LIMBS
+    assert plain.keypoint_names[:2] == ["nose", "left_eye"] and plain.limbs == example.COCO_LIMBS
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     model = exported() / "random.onnx"
     photo = next(iter(json.loads((exported() / "rows.json").read_text())))
     (tmp_path / "damaged.onnx").write_bytes(model.read_bytes()[:5000])
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "empty.jpg").touch()
     bare = with_metadata(tmp_path / "bare.onnx", task=None, kpt_shape=None, head=None)
     other = with_metadata(tmp_path / "other.onnx", head="Pose26")
@@ -206,8 +206,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         (("damaged.onnx", photo), "damaged.onnx is not an ONNX model"),
         ((bare, photo), "is not an ER-Pose model"),
         ((other, photo), "head Pose26"),
-        ((model, "notes.txt"), "notes.txt is not a picture"),
-        ((model, "empty.jpg"), "empty.jpg is not a picture"),
+        ((model, "notes.txt"), "notes.txt is not an image"),
+        ((model, "empty.jpg"), "empty.jpg is not an image"),
         ((model, photo, "--out", "nowhere/out.png"), "could not be written"),
     ):
         done = run(tmp_path, *arguments)

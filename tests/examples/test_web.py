@@ -1,4 +1,4 @@
-"""examples/web in a real headless Chromium: the joints of ERPose.predict, every message, and no other host.
+"""examples/web in a real headless Chromium: the keypoints of ERPose.predict, every message, and no other host.
 
 Needs node, the page's npm packages (npm ci in examples/web) and Chromium; skipped where one of them is absent.
 """
@@ -67,7 +67,7 @@ def found() -> dict[str, Any]:
     models = {
         "other.onnx": example.with_metadata(folder / "other.onnx", head="Pose26"),
         "bare.onnx": example.with_metadata(folder / "bare.onnx", task=None, head=None, kpt_shape=None),
-        "joints.onnx": example.with_metadata(folder / "joints.onnx", kpt_shape="[21, 3]"),
+        "keypoints.onnx": example.with_metadata(folder / "keypoints.onnx", kpt_shape="[21, 3]"),
     }
     (folder / "damaged.onnx").write_bytes((folder / "random.onnx").read_bytes()[:100_000])
     models["damaged.onnx"] = folder / "damaged.onnx"
@@ -91,7 +91,7 @@ def in_browser(test: Any) -> Any:
 
 
 @in_browser
-def test_joints_are_those_of_python(found: dict[str, Any]) -> None:
+def test_keypoints_are_those_of_python(found: dict[str, Any]) -> None:
     worst = 0.0
     for photo, seen in zip(photos(), found["photos"], strict=True):
         expected = np.array(photo["rows"])
@@ -140,9 +140,9 @@ def test_messages(found: dict[str, Any]) -> None:
         assert f"{name} is not an ONNX model that runs here" in wrong[name]
     assert "head Pose26" in wrong["other.onnx"]
     assert "bare.onnx is not a model for this page" in wrong["bare.onnx"]
-    assert "21 joints take rows of 69" in wrong["joints.onnx"]
+    assert "21 keypoints take rows of 69" in wrong["keypoints.onnx"]
     assert found["afterWrong"]["error"] and found["afterWrong"]["lastRows"] is None
-    assert found["notPicture"] == "notes.txt is not a picture that this browser can read."
+    assert found["notImage"] == "notes.txt is not an image that this browser can read."
     assert found["noCamera"] == "This device has no camera."
     assert found["refused"].startswith("The camera was refused.")
 

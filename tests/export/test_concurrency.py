@@ -32,16 +32,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
-def pictures() -> list[np.ndarray]:
-    """Pictures of different sizes, so that a mix-up of threads shows in the coordinates, too."""
+def images() -> list[np.ndarray]:
+    """Images of different sizes, so that a mix-up of threads shows in the coordinates, too."""
     rng = np.random.default_rng(0)
     return [rng.integers(0, 255, (int(h), int(w), 3), dtype=np.uint8) for h, w in rng.integers(30, 120, (ROUNDS, 2))]
 
 
-def rows(model: ERPose, picture: np.ndarray) -> Tensor:
-    """Boxes, scores and joints of all persons that a picture gives."""
-    result = model.predict(picture, imgsz=64, conf=0.0, max_det=20, device="cpu", verbose=False)[0]
-    assert result.orig_shape == picture.shape[:2]
+def rows(model: ERPose, image: np.ndarray) -> Tensor:
+    """Boxes, scores and keypoints of all persons that an image gives."""
+    result = model.predict(image, imgsz=64, conf=0.0, max_det=20, device="cpu", verbose=False)[0]
+    assert result.orig_shape == image.shape[:2]
     return torch.cat((result.boxes.data, result.keypoints.data.flatten(1)), 1)
 
 
@@ -63,26 +63,26 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 def test_two_models_in_two_threads(models: list[Path]) -> None:
     """A model per thread gives the rows of a serial run, bit for bit, whether it is loaded in its thread or before."""
-    serial = [[rows(model, p) for p in pictures()] for model in map(ERPose, models)]
+    serial = [[rows(model, p) for p in images()] for model in map(ERPose, models)]
     assert not same(*serial) and all(len(r) for r in serial[0])
     loaded = [ERPose(file) for file in models]
     for threads in (
-        at_once(*(lambda m=m: [rows(m, p) for p in pictures()] for m in loaded)),  # type: ignore[misc]
-        at_once(*(lambda f=f: [rows(m, p) for m in [ERPose(f)] for p in pictures()] for f in models)),  # type: ignore[misc]
+        at_once(*(lambda m=m: [rows(m, p) for p in images()] for m in loaded)),  # type: ignore[misc]
+        at_once(*(lambda f=f: [rows(m, p) for m in [ERPose(f)] for p in images()] for f in models)),  # type: ignore[misc]
     ):
         assert same(threads[0], serial[0]) and same(threads[1], serial[1])
 
 
 def test_one_model_behind_a_lock(models: list[Path]) -> None:
-    """Threads that share a model take turns: every thread gets the rows of its own pictures."""
+    """Threads that share a model take turns: every thread gets the rows of its own images."""
     model, lock = ERPose(models[0]), threading.Lock()
-    serial = [rows(model, p) for p in pictures()]
+    serial = [rows(model, p) for p in images()]
 
     def work(order: int) -> list[Tensor]:
         out = []
-        for picture in pictures()[::order]:
+        for image in images()[::order]:
             with lock:
-                out.append(rows(model, picture))
+                out.append(rows(model, image))
         return out
 
     forth, back, again = at_once(lambda: work(1), lambda: work(-1), lambda: work(1))

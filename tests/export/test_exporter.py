@@ -52,10 +52,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tower[-1].bias.data.fill_(1.0)
         tower[-1].weight.data.normal_(0, 0.1)
     for conv in head.deployed.spread:
-        conv.bias.data.fill_(-2.0)  # sure of its joints, so that scores stay high
+        conv.bias.data.fill_(-2.0)  # sure of its keypoints, so that scores stay high
         conv.weight.data.normal_(0, 0.05)
-    for conv in head.deployed.field:
-        conv.weight.data.normal_(0, 0.05)  # joints are looked up and moved
+    for conv in head.deployed.refinement:
+        conv.weight.data.normal_(0, 0.05)  # keypoints are looked up and moved
     path = tmp_path_factory.mktemp("weights") / "small.pt"
     model.model.names = {0: "person"}
     model.save(path)
@@ -70,24 +70,24 @@ def checkpoint(weights: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_look_ups_move_joints(checkpoint: Path) -> None:
+def test_the_look_ups_move_keypoints(checkpoint: Path) -> None:
     """What the other tests compare must depend on the maps."""
     refined = rows_of(checkpoint)
     model = ERPose(checkpoint)
-    model.model.model[-1].one2one_pose.field = None
+    model.model.model[-1].one2one_pose.refinement = None
     model.save(checkpoint)
     assert np.abs(rows_of(checkpoint)[:20, 1:] - refined[:20, 1:]).max() > 1
 
 
 def rows_of(path: Path | str, size: int = SIZE, conf: float = 0.3) -> np.ndarray:
-    """Scores and joints of the rows on a photo of the package, best first."""
+    """Scores and keypoints of the rows on a photo of the package, best first."""
     image = cv2.imread(str(ASSETS / "bus.jpg"))
     result = ERPose(path).predict(image, imgsz=size, conf=conf, rect=False, device="cpu", verbose=False)[0]
     return torch.cat((result.boxes.conf[:, None], result.keypoints.xy.flatten(1)), 1).cpu().numpy()
 
 
 def same(path: Path | str, checkpoint: Path, tolerance: float = 0.5) -> None:
-    """Every person of the checkpoint is found by the export: its joints within the tolerance in px."""
+    """Every person of the checkpoint is found by the export: its keypoints within the tolerance in px."""
     wanted, got = rows_of(checkpoint), rows_of(path, conf=0.2)
     assert len(wanted) >= 20
     for row in wanted[:20]:
@@ -109,7 +109,7 @@ def test_other_runtimes_give_same_persons(fmt: str, checkpoint: Path, monkeypatc
     for module in NEEDS[fmt]:
         pytest.importorskip(module)
     monkeypatch.chdir(checkpoint.parent)
-    if fmt == "saved_model":  # onnx2tf compares tensors on sample pictures, and would download them
+    if fmt == "saved_model":  # onnx2tf compares tensors on sample images, and would download them
         np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.random.rand(20, 128, 128, 3).astype(np.float32))
     path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
     assert exporter.read_metadata(path)["rows"] == ("dense" if fmt in DENSE else "topk")
@@ -134,9 +134,7 @@ def test_onnx_has_no_nms_and_metadata_suffice(checkpoint: Path) -> None:
     assert ast.literal_eval(info["kpt_shape"]) == [17, 3]
 
 
-def test_nms_argument_is_ignored_with_a_warning(
-    checkpoint: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nms_argument_is_ignored_with_a_warning(checkpoint: Path, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("erpose_yolo.arguments._told", set())  # said once per process
     path = ERPose(checkpoint).export(format="torchscript", imgsz=SIZE, nms=True)
     assert any("nms=True has no effect" in line for line in log)
@@ -146,11 +144,11 @@ def test_nms_argument_is_ignored_with_a_warning(
 @pytest.mark.parametrize(
     ("name", "is_pose"),
     [
-        ("/model.23/pose/joints.0/Conv", True),
+        ("/model.23/pose/keypoints.0/Conv", True),
         ("/model.23/one2one_pose/tower.1/tower.1.0/conv/Conv", True),
         ("/model.23/one2one_score.0/one2one_score.0.2/Conv", False),
         ("/model.2/cv1/conv/Conv", False),
-        ("__module.model.23.pose.joints.0/aten::_convolution/Convolution", True),
+        ("__module.model.23.pose.keypoints.0/aten::_convolution/Convolution", True),
         ("__module.model.23.one2one_score.0.2/aten::_convolution/Convolution", False),
     ],
 )
@@ -250,12 +248,12 @@ def test_paddle_is_taught_the_look_up_for_one_export(monkeypatch: pytest.MonkeyP
     for name in ("x2paddle", "x2paddle.op_mapper", "x2paddle.op_mapper.pytorch2paddle"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "x2paddle.op_mapper.pytorch2paddle.aten", aten)
-    with exporter.paddle_look_ups("onnx"):
+    with exporter.paddle_sampling("onnx"):
         assert not hasattr(aten, "aten_grid_sampler")
     mapper, graph = MagicMock(), MagicMock()
     mapper._get_outputs_name.return_value = ["out"]
     mapper._get_inputs_name.return_value = (["x", "grid", "mode", "padding", "align"], list("abcde"))
-    with pytest.raises(KeyboardInterrupt), exporter.paddle_look_ups("paddle"):
+    with pytest.raises(KeyboardInterrupt), exporter.paddle_sampling("paddle"):
         assert aten.aten_grid_sampler(mapper, graph, "node") == (["x", "grid"], ["out"])
         raise KeyboardInterrupt
     (kernel,), told = graph.add_layer.call_args
@@ -263,7 +261,7 @@ def test_paddle_is_taught_the_look_up_for_one_export(monkeypatch: pytest.MonkeyP
     assert (told["mode"], told["padding_mode"], told["align_corners"]) == ("'bilinear'", "'zeros'", False)
     assert not hasattr(aten, "aten_grid_sampler")
     aten.aten_grid_sampler = "its own"  # a later x2paddle may know it
-    with exporter.paddle_look_ups("paddle"):
+    with exporter.paddle_sampling("paddle"):
         assert aten.aten_grid_sampler == "its own"
     assert aten.aten_grid_sampler == "its own"
 
@@ -379,7 +377,7 @@ def test_exports_of_two_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
         return exporter.export(model, stock_export, format=fmt)
 
     monkeypatch.setattr(exporter, "CONVERTERS", {})
-    monkeypatch.setattr(exporter, "paddle_look_ups", patch)
+    monkeypatch.setattr(exporter, "paddle_sampling", patch)
     monkeypatch.setattr(exporter._Work, "publish", lambda self, made: made)
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(run, ("onnx", "openvino"))) == ["onnx", "openvino"]

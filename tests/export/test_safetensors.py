@@ -21,7 +21,7 @@ from erpose_yolo import ERPose, Settings
 from erpose_yolo.export.safetensors import FORMAT, load_weights, save_weights
 from erpose_yolo.nn.network import ERPoseModel, load_model_yaml
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 
 
 def network(**erpose: Any) -> ERPoseModel:
@@ -99,11 +99,11 @@ def test_through_the_class_and_the_hook(tmp_path: Path) -> None:
     assert sorted(p.name for p in Path().iterdir()) == ["best.safetensors", "best.yaml"]
     assert os.stat("best.safetensors").st_mode == os.stat("best.yaml").st_mode
     kwargs: dict[str, Any] = {"imgsz": 64, "conf": 0.0, "device": "cpu", "verbose": False}
-    wanted = model.predict(PICTURE, **kwargs)[0]
+    wanted = model.predict(IMAGE, **kwargs)[0]
     assert len(wanted)
     for opened in (ERPose("best.safetensors"), YOLO("best.safetensors"), YOLO(Path("best.safetensors"))):
         assert type(opened) is ERPose and opened.task == "pose"
-        assert torch.equal(opened.predict(PICTURE, **kwargs)[0].keypoints.data, wanted.keypoints.data)
+        assert torch.equal(opened.predict(IMAGE, **kwargs)[0].keypoints.data, wanted.keypoints.data)
     opened.save("again.pt")
     assert isinstance(ERPose("again.pt").model, ERPoseModel)
     opened.save("best.safetensors")  # over itself
@@ -115,17 +115,17 @@ def test_command_line_and_training(tiny_dataset: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ERPose("erpose-n.yaml")
     model.save("best.safetensors")
-    picture = next((tiny_dataset.parent / "images" / "val").iterdir())
-    words = ["pose", "predict", "model=best.safetensors", f"source={picture}", "imgsz=64", "device=cpu", "conf=0.001"]
+    image = next((tiny_dataset.parent / "images" / "val").iterdir())
+    words = ["pose", "predict", "model=best.safetensors", f"source={image}", "imgsz=64", "device=cpu", "conf=0.001"]
     words += [f"project={tmp_path}", "name=p"]
     subprocess.run([sys.executable, "-m", "erpose_yolo.cli", *words], check=True, capture_output=True)
-    assert (tmp_path / "p" / f"{picture.stem}.jpg").is_file()
+    assert (tmp_path / "p" / f"{image.stem}.jpg").is_file()
     opened = ERPose("best.safetensors")
     opened.train(data=str(tiny_dataset), epochs=1, imgsz=64, batch=4, lr0=0.0, warmup_epochs=0, optimizer="SGD", plots=False,
                  val=False, device="cpu", workers=0, project=str(tmp_path), name="r")  # fmt: skip
     trained = ERPose(tmp_path / "r" / "weights" / "last.pt").model.state_dict()
     start = model.model.state_dict()
-    for name in ("model.0.conv.weight", "model.23.pose.joints.0.weight"):  # it was not begun from random weights
+    for name in ("model.0.conv.weight", "model.23.pose.keypoints.0.weight"):  # it was not begun from random weights
         torch.testing.assert_close(trained[name], start[name].half().float())
 
 

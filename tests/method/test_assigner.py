@@ -9,12 +9,12 @@ from torch import Tensor
 from erpose_yolo.method.assigner import NO_CELL, Candidates, alignment, find_candidates, labelled_extent, one_to_many, one_to_one
 from erpose_yolo.method.decode import make_cells
 
-SHAPES, STRIDES = [(8, 10), (4, 5), (2, 3)], [8.0, 16.0, 32.0]  # an 80 x 64 px picture
+SHAPES, STRIDES = [(8, 10), (4, 5), (2, 3)], [8.0, 16.0, 32.0]  # an 80 x 64 px image
 NUM_CELLS = 80 + 20 + 6
 
 
 def person(*xy: tuple[float, float], seen: int = 2) -> Tensor:
-    """(1, K, 3) joints."""
+    """(1, K, 3) keypoints."""
     return torch.tensor([[(x, y, seen) for x, y in xy]], dtype=torch.float32)
 
 
@@ -35,26 +35,26 @@ def cells_of(rank: list[list[float]], cells: list[list[int]], image: list[int], 
 # --- candidates ---------------------------------------------------------------------------------------------------
 
 
-def test_extent_counts_labelled_joints_only() -> None:
-    """Unlabelled joints are stored as (0, 0): were they counted, every centroid would be dragged to the corner."""
-    joints = torch.tensor([[[10.0, 20, 2], [30, 60, 1], [0, 0, 0]], [[5, 5, 0], [6, 6, 0], [7, 8, 2]]])
-    centroid, low, high = labelled_extent(joints)
+def test_extent_counts_labelled_keypoints_only() -> None:
+    """Unlabelled keypoints are stored as (0, 0): were they counted, every centroid would be dragged to the corner."""
+    keypoints = torch.tensor([[[10.0, 20, 2], [30, 60, 1], [0, 0, 0]], [[5, 5, 0], [6, 6, 0], [7, 8, 2]]])
+    centroid, low, high = labelled_extent(keypoints)
     assert centroid.tolist() == [[20, 40], [7, 8]]
     assert low.tolist() == [[10, 20], [7, 8]] and high.tolist() == [[30, 60], [7, 8]]
 
 
 def test_candidates_lie_on_the_grid() -> None:
     """A candidate's index, centre and stride must be one cell's, or its person is learnt somewhere else."""
-    joints = torch.cat((person((20, 10), (60, 50)), person((70, 60), (79, 63)), person((1, 1), (5, 9))))
-    found = find_candidates(joints, torch.tensor([900.0, 80.0, 60.0]), SHAPES, STRIDES)
-    centres, strides = make_cells(SHAPES, STRIDES, joints)
+    keypoints = torch.cat((person((20, 10), (60, 50)), person((70, 60), (79, 63)), person((1, 1), (5, 9))))
+    found = find_candidates(keypoints, torch.tensor([900.0, 80.0, 60.0]), SHAPES, STRIDES)
+    centres, strides = make_cells(SHAPES, STRIDES, keypoints)
     assert found.cell.shape == (3, 3 * 49) and found.valid.any(1).all()
     assert torch.equal(centres.T[found.cell[found.valid]], found.centre[found.valid])
     assert torch.equal(strides[0][found.cell[found.valid]], found.stride[found.valid])
 
 
 def test_candidates_by_hand() -> None:
-    """Cells whose centre lies in the joints' extent widened by one cell, no further than the window."""
+    """Cells whose centre lies in the keypoints' extent widened by one cell, no further than the window."""
     found = find_candidates(person((30, 30), (34, 34)), torch.tensor([16.0]), SHAPES[:1], STRIDES[:1])
     # extent 30..34 widened by 8 is 22..42: centres 28 and 36, columns and rows 3 and 4
     assert sorted(found.cell[found.valid].tolist()) == [33, 34, 43, 44]
@@ -66,8 +66,8 @@ def test_candidates_by_hand() -> None:
 def test_candidates_are_distinct() -> None:
     """A cell listed twice for one person would count twice in its loss."""
     torch.manual_seed(0)
-    joints = torch.cat((torch.rand(50, 4, 2) * 140 - 30, torch.full((50, 4, 1), 2.0)), 2)
-    found = find_candidates(joints, torch.rand(50) * 3000 + 16, SHAPES, STRIDES)
+    keypoints = torch.cat((torch.rand(50, 4, 2) * 140 - 30, torch.full((50, 4, 1), 2.0)), 2)
+    found = find_candidates(keypoints, torch.rand(50) * 3000 + 16, SHAPES, STRIDES)
     for row, valid in zip(found.cell, found.valid):
         cells = row[valid].tolist()
         assert len(cells) == len(set(cells)) > 0
@@ -77,24 +77,24 @@ def test_candidates_are_distinct() -> None:
 @pytest.mark.parametrize(("size", "levels"), [(4, {0}), (40, {0, 1}), (80, {0, 1, 2}), (97, {1, 2}), (200, {2}), (5000, {2})])
 def test_levels_are_gated_by_size(size: float, levels: set[int]) -> None:
     """Small persons are learnt on fine levels, large ones on coarse levels, and none goes without."""
-    joints = person((5, 5), (75, 60))
-    found = find_candidates(joints, torch.tensor([size**2 * 1.0]), SHAPES, STRIDES, size_range=(2.0, 12.0))
+    keypoints = person((5, 5), (75, 60))
+    found = find_candidates(keypoints, torch.tensor([size**2 * 1.0]), SHAPES, STRIDES, size_range=(2.0, 12.0))
     strides = set(found.stride[found.valid].tolist())
     assert strides == {STRIDES[i] for i in levels}
 
 
-def test_one_visible_joint_has_candidates() -> None:
+def test_one_visible_keypoint_has_candidates() -> None:
     """A person of whom one wrist is labelled is still learnt, near that wrist."""
-    joints = torch.zeros(1, 17, 3)
-    joints[0, 9] = torch.tensor([43.0, 21.0, 1.0])
-    found = find_candidates(joints, torch.tensor([16.0]), SHAPES, STRIDES)
+    keypoints = torch.zeros(1, 17, 3)
+    keypoints[0, 9] = torch.tensor([43.0, 21.0, 1.0])
+    found = find_candidates(keypoints, torch.tensor([16.0]), SHAPES, STRIDES)
     assert 1 <= found.valid.sum() <= 4
-    assert (found.centre[found.valid] - joints[0, 9, :2]).abs().max() <= 8
+    assert (found.centre[found.valid] - keypoints[0, 9, :2]).abs().max() <= 8
 
 
 @pytest.mark.parametrize("at", [(-500.0, 30.0), (500.0, 30.0), (30.0, -500.0), (9e3, 9e3)])
-def test_joints_outside_the_picture_have_the_nearest_cell(at: tuple[float, float]) -> None:
-    """Augmentation pushes joints out of the picture; such a person gets the border cell and breaks nothing."""
+def test_keypoints_outside_the_image_have_the_nearest_cell(at: tuple[float, float]) -> None:
+    """Augmentation pushes keypoints out of the image; such a person gets the border cell and breaks nothing."""
     found = find_candidates(person(at, at), torch.tensor([400.0]), SHAPES, STRIDES)
     assert found.valid.any()
     cell = found.cell[found.valid]
@@ -115,15 +115,15 @@ def test_no_persons() -> None:
 def test_padding_images_to_the_batch_changes_nothing() -> None:
     """A person's cells depend on its own image: not on its neighbours in the batch, nor on empty ones."""
     torch.manual_seed(0)
-    joints = torch.cat((torch.rand(6, 4, 2) * 70, torch.full((6, 4, 1), 2.0)), 2)
+    keypoints = torch.cat((torch.rand(6, 4, 2) * 70, torch.full((6, 4, 1), 2.0)), 2)
     area, image = torch.rand(6) * 900 + 16, torch.tensor([0, 0, 0, 1, 1, 1])
-    found = find_candidates(joints, area, SHAPES, STRIDES)
+    found = find_candidates(keypoints, area, SHAPES, STRIDES)
     rank = torch.rand(found.cell.shape)
     for spread in (torch.tensor([0, 5]), torch.tensor([3, 17])):
         other = spread[image]
         assert torch.equal(one_to_one(rank, found, image, NUM_CELLS), one_to_one(rank, found, other, NUM_CELLS))
         assert torch.equal(one_to_many(rank, found, image, NUM_CELLS, 4), one_to_many(rank, found, other, NUM_CELLS, 4))
-    alone = find_candidates(joints[:3], area[:3], SHAPES, STRIDES)
+    alone = find_candidates(keypoints[:3], area[:3], SHAPES, STRIDES)
     assert torch.equal(alone.cell, found.cell[:3])
     assert torch.equal(one_to_one(rank[:3], alone, image[:3], NUM_CELLS), one_to_one(rank, found, image, NUM_CELLS)[:3])
 
@@ -157,7 +157,7 @@ def test_late_bid_beats_an_early_lower_one() -> None:
 
 
 def test_same_cell_of_two_images_is_two_cells() -> None:
-    """Persons of different pictures never compete."""
+    """Persons of different images never compete."""
     assert cells_of([[0.9, 0.1], [0.8, 0.1]], [[5, 6], [5, 6]], [0, 1]) == [5, 5]
 
 
@@ -176,8 +176,8 @@ def test_more_persons_than_cells() -> None:
 
 def test_two_identical_persons_get_different_cells() -> None:
     """Duplicated labels exist in real data; both rows must be learnable."""
-    joints = torch.cat([person((20, 10), (60, 50))] * 2)
-    found = find_candidates(joints, torch.tensor([900.0, 900.0]), SHAPES, STRIDES)
+    keypoints = torch.cat([person((20, 10), (60, 50))] * 2)
+    found = find_candidates(keypoints, torch.tensor([900.0, 900.0]), SHAPES, STRIDES)
     rank = torch.rand(1, found.cell.shape[1], generator=torch.Generator().manual_seed(0)).repeat(2, 1)
     column = one_to_one(rank, found, torch.zeros(2, dtype=torch.long), NUM_CELLS)
     cell = found.cell.gather(1, column[:, None])[:, 0]
@@ -288,7 +288,7 @@ def test_one_to_many_shares_no_cell() -> None:
 
 @pytest.mark.parametrize("how", ["one", "many"])
 def test_order_of_persons_does_not_matter(how: str) -> None:
-    """Where ranks are distinct, shuffling the labels of a picture shuffles the result and changes nothing else."""
+    """Where ranks are distinct, shuffling the labels of an image shuffles the result and changes nothing else."""
     for seed in range(1, 100, 3):
         rank, found, image, cells = crowd(seed)
         order = torch.randperm(len(rank), generator=torch.Generator().manual_seed(seed))

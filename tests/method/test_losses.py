@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from erpose_yolo.method.decode import OFFSET_CELLS, HeadOutputs, PoseOutputs, encode_joints, make_cells
+from erpose_yolo.method.decode import OFFSET_CELLS, HeadOutputs, PoseOutputs, encode_keypoints, make_cells
 from erpose_yolo.method.losses import (
     LOSS_NAMES,
     ERPoseLoss,
@@ -33,7 +33,7 @@ K = 17
 
 
 def shapes_of(size: int) -> list[tuple[int, int]]:
-    """Levels of a square picture."""
+    """Levels of a square image."""
     return [(size // int(s), size // int(s)) for s in STRIDES]
 
 
@@ -41,14 +41,14 @@ def cells(size: int) -> int:
     return sum(h * w for h, w in shapes_of(size))
 
 
-def targets_of(images: list[int], joints: Tensor, ignore: list[tuple[int, list[float]]] | None = None) -> Targets:
-    """Targets from joints (N, K, 3); boxes are the joints' extent plus a little."""
+def targets_of(images: list[int], keypoints: Tensor, ignore: list[tuple[int, list[float]]] | None = None) -> Targets:
+    """Targets from keypoints (N, K, 3); boxes are the keypoints' extent plus a little."""
     ignore = ignore or []
-    n = len(joints)
-    box = torch.cat((joints[..., :2].amin(1) - 4, joints[..., :2].amax(1) + 4), 1) if n else torch.zeros(0, 4)
+    n = len(keypoints)
+    box = torch.cat((keypoints[..., :2].amin(1) - 4, keypoints[..., :2].amax(1) + 4), 1) if n else torch.zeros(0, 4)
     return Targets(
         image=torch.tensor(images, dtype=torch.long),
-        joints=joints,
+        keypoints=keypoints,
         box=box,
         area=object_area(box),
         category=torch.zeros(n, dtype=torch.long),
@@ -58,7 +58,7 @@ def targets_of(images: list[int], joints: Tensor, ignore: list[tuple[int, list[f
 
 
 def people(n: int, size: int, k: int = K, seed: int = 0) -> Tensor:
-    """(N, K, 3) joints of random persons inside a picture, some hidden."""
+    """(N, K, 3) keypoints of random persons inside an image, some hidden."""
     g = torch.Generator().manual_seed(seed)
     side = (0.1 + 0.5 * torch.rand(n, 1, 2, generator=g)) * size
     low = torch.rand(n, 1, 2, generator=g) * (size - side)
@@ -68,8 +68,8 @@ def people(n: int, size: int, k: int = K, seed: int = 0) -> Tensor:
 
 
 BOTH = ("one2many", "one2one")
-ONE2MANY: dict[str, Any] = {"dense_weight": (1.0, 1.0)}  # losses of a head with one assignment alone
-ONE2ONE: dict[str, Any] = {"dense_weight": (0.0, 0.0)}
+ONE2MANY: dict[str, Any] = {"one2many_weight": (1.0, 1.0)}  # losses of a head with one assignment alone
+ONE2ONE: dict[str, Any] = {"one2many_weight": (0.0, 0.0)}
 
 
 def outputs_of(
@@ -142,15 +142,15 @@ def run(
     return total.detach(), items
 
 
-# --- single joints ------------------------------------------------------------------------------------------------
+# --- single keypoints ------------------------------------------------------------------------------------------------
 
 
-def slope(joint_loss: Callable[..., Tensor], distance: float, scale: float, sigma: float = 0.05) -> float:
-    """Gradient of a joint's loss by its distance in pixels, for a square person of this many pixels a side."""
+def slope(keypoint_loss: Callable[..., Tensor], distance: float, scale: float, sigma: float = 0.05) -> float:
+    """Gradient of a keypoint's loss by its distance in pixels, for a square person of this many pixels a side."""
     p = torch.tensor([[[distance, 0.0]]], requires_grad=True)
     area = object_area(torch.tensor([[0.0, 0.0, scale, scale]]))
     error = oks_error(p, torch.zeros(1, 1, 2), area, torch.tensor([sigma]))
-    (joint_loss(error) if joint_loss is plain_oks_loss else joint_loss(error, torch.ones_like(error))).sum().backward()
+    (keypoint_loss(error) if keypoint_loss is plain_oks_loss else keypoint_loss(error, torch.ones_like(error))).sum().backward()
     assert p.grad is not None and p.grad.isfinite().all()
     return float(p.grad[0, 0, 0])
 
@@ -161,7 +161,7 @@ SCALES = [8.0, 30.0, 100.0, 500.0]
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_smooth_oks_gradient_is_bounded_and_never_vanishes(scale: float) -> None:
-    """Far away it must still pull (or an untrained net stays untrained), near the joint it must not spike."""
+    """Far away it must still pull (or an untrained net stays untrained), near the keypoint it must not spike."""
     tolerance = math.sqrt(0.53) * scale * 2 * 0.05
     bound = 1 / (math.e * tolerance)  # 1 / (b * tolerance), for b of e^1
     got = [slope(smooth_oks_loss, d, scale) for d in DISTANCES]
@@ -169,7 +169,7 @@ def test_smooth_oks_gradient_is_bounded_and_never_vanishes(scale: float) -> None
     assert got == sorted(got)  # grows with distance up to the bound: no dead zone anywhere
     far = [g for g, d in zip(got, DISTANCES) if d >= math.e * tolerance]
     assert far and min(far) > 0.6 * bound
-    assert slope(smooth_oks_loss, 0.0, scale) == 0.0  # at the joint: no pull, no NaN
+    assert slope(smooth_oks_loss, 0.0, scale) == 0.0  # at the keypoint: no pull, no NaN
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -193,7 +193,7 @@ def test_smooth_oks_golden() -> None:
     assert best == pytest.approx(10 / math.sqrt(2 + 2 * math.sqrt(2)), rel=0.02)
 
 
-def test_joint_losses_at_extremes() -> None:
+def test_keypoint_losses_at_extremes() -> None:
     """A wild prediction or spread must not turn one batch, and with it the weights, into NaN."""
     error = torch.tensor([0.0, 1e-12, 1.0, 1e8, 1e14]).repeat(5, 1).requires_grad_()
     spread = torch.tensor([[-1e4], [-5.0], [0.0], [5.0], [80.0]]).repeat(1, 5).requires_grad_()
@@ -202,8 +202,8 @@ def test_joint_losses_at_extremes() -> None:
     assert loss.isfinite().all() and error.grad.isfinite().all() and spread.grad.isfinite().all()
 
 
-def test_pose_loss_ignores_unlabelled_joints() -> None:
-    """An unlabelled joint is unknown, not at (0, 0): it must neither cost nor pull."""
+def test_pose_loss_ignores_unlabelled_keypoints() -> None:
+    """An unlabelled keypoint is unknown, not at (0, 0): it must neither cost nor pull."""
     error = torch.tensor([[1.0, 2.0, 1e6]], requires_grad=True)
     labelled = torch.tensor([[True, True, False]])
     criterion(3).pose_loss(error, torch.zeros(1, 3), labelled).sum().backward()
@@ -213,7 +213,7 @@ def test_pose_loss_ignores_unlabelled_joints() -> None:
 
 
 def test_oks_gain_adds_what_the_metric_loses() -> None:
-    """By hand: smooth OKS of e and b plus gain * (1 - exp(-e)), as a mean over labelled joints."""
+    """By hand: smooth OKS of e and b plus gain * (1 - exp(-e)), as a mean over labelled keypoints."""
     error, spread = torch.tensor([[0.5, 2.0, 9.0]]), torch.tensor([[0.0, 1.0, 0.0]])
     labelled = torch.tensor([[True, True, False]])
     missed = [1 - math.exp(-0.5), 1 - math.exp(-2.0)]
@@ -265,7 +265,7 @@ def test_half_precision(dtype: torch.dtype, wild: float) -> None:
 
 
 def test_batch_without_people() -> None:
-    """Pictures of nobody teach background only, and the first batch of a run may hold nothing else."""
+    """Images of nobody teach background only, and the first batch of a run may hold nothing else."""
     outputs = outputs_of(2, 64)
     _, items = run(criterion(), outputs, targets_of([], torch.zeros(0, K, 3)), 64)
     assert items["pose_loss"] == 0 and items["kobj_loss"] == 0
@@ -289,7 +289,7 @@ def test_what_nobody_learns_may_be_anything(wild: float) -> None:
 
 
 def test_image_without_people_among_others() -> None:
-    """An empty image beside a full one pushes its scores down and moves no joint."""
+    """An empty image beside a full one pushes its scores down and moves no keypoint."""
     outputs = outputs_of(3, 64)
     run(criterion(), outputs, targets_of([0, 2], people(2, 64)), 64)
     assert outputs["offsets"].grad[1].abs().max() == 0
@@ -298,11 +298,11 @@ def test_image_without_people_among_others() -> None:
 
 @pytest.mark.parametrize("with_person", [False, True])
 def test_ignore_regions(with_person: bool) -> None:
-    """People without labelled joints are no background: no score or heatmap inside their box may be pushed down."""
+    """People without labelled keypoints are no background: no score or heatmap inside their box may be pushed down."""
     size, box = 96, [20.0, 12.0, 60.0, 70.0]
     outputs = outputs_of(2, size)
-    joints = people(1, size, seed=3) if with_person else torch.zeros(0, K, 3)
-    run(criterion(), outputs, targets_of([0] * len(joints), joints, [(0, box)]), size)
+    keypoints = people(1, size, seed=3) if with_person else torch.zeros(0, K, 3)
+    run(criterion(), outputs, targets_of([0] * len(keypoints), keypoints, [(0, box)]), size)
     centres, _ = make_cells(shapes_of(size), STRIDES, torch.zeros(1))
     inside = ((centres > torch.tensor(box[:2])[:, None]) & (centres < torch.tensor(box[2:])[:, None])).all(0)
     assert 20 < inside.sum() < len(inside) - 20
@@ -310,7 +310,7 @@ def test_ignore_regions(with_person: bool) -> None:
         grad = outputs[name].grad[:, 0]
         # nothing there is taught to be background; a labelled person there is still learnt
         assert (grad[0, inside] != 0).sum() <= positives * with_person
-        assert (grad[0, ~inside] != 0).all() and (grad[1] > 0).all()  # everywhere else, and in the other picture
+        assert (grad[0, ~inside] != 0).all() and (grad[1] > 0).all()  # everywhere else, and in the other image
     finest = inside[: (size // 8) ** 2]
     heat = outputs["heatmaps"].grad
     assert (heat[0][:, finest] <= 0).all() and (heat[1] > 0).all() and (heat[0][:, ~finest] > 0).any()
@@ -344,59 +344,59 @@ def test_ignore_regions_read_nothing_back_and_build_no_table() -> None:
 
 
 def test_two_identical_people() -> None:
-    """Duplicated rows get a cell each: two positives, both at the same joints."""
+    """Duplicated rows get a cell each: two positives, both at the same keypoints."""
     outputs = outputs_of(1, 96, ("one2one",))
-    joints = people(1, 96).repeat(2, 1, 1)
-    run(criterion(**ONE2ONE), outputs, targets_of([0, 0], joints), 96)
+    keypoints = people(1, 96).repeat(2, 1, 1)
+    run(criterion(**ONE2ONE), outputs, targets_of([0, 0], keypoints), 96)
     moved = outputs["offsets"].grad.abs().sum((1, 2))[0] > 0
     assert moved.sum() == 2 and (outputs["one2one"].grad < 0).sum() == 2
 
 
 def test_more_people_than_cells() -> None:
-    """100 people in a 32 px picture of 21 cells: finite, at most one person per cell, and it ends."""
+    """100 people in a 32 px image of 21 cells: finite, at most one person per cell, and it ends."""
     for sides, arguments in ((BOTH, {}), (("one2many",), ONE2MANY), (("one2one",), ONE2ONE)):
         outputs = outputs_of(1, 32, sides)
         run(criterion(**arguments), outputs, targets_of([0] * 100, people(100, 32)), 32)
         assert 10 < (outputs["offsets"].grad.abs().sum((1, 2)) > 0).sum() <= 21
 
 
-def test_one_visible_joint() -> None:
-    """One labelled wrist: only that joint is pulled, everything stays finite."""
+def test_one_visible_keypoint() -> None:
+    """One labelled wrist: only that keypoint is pulled, everything stays finite."""
     outputs = outputs_of(1, 96)
-    joints = torch.zeros(1, K, 3)
-    joints[0, 9] = torch.tensor([50.0, 40.0, 2.0])
-    target = targets_of([0], joints)
+    keypoints = torch.zeros(1, K, 3)
+    keypoints[0, 9] = torch.tensor([50.0, 40.0, 2.0])
+    target = targets_of([0], keypoints)
     run(criterion(), outputs, target, 96)
     grad = outputs["offsets"].grad.abs().sum((0, 2, 3))
     assert grad[9] > 0 and grad.sum() == grad[9]
 
 
-def test_joints_far_outside() -> None:
-    """Augmentation moves joints out of the picture; loss and heatmaps take it."""
-    joints = people(3, 96)
-    joints[0, :, 0] += 5000
-    joints[1, :, 1] -= 5000
-    run(criterion(), outputs_of(1, 96), targets_of([0, 0, 0], joints), 96)
+def test_keypoints_far_outside() -> None:
+    """Augmentation moves keypoints out of the image; loss and heatmaps take it."""
+    keypoints = people(3, 96)
+    keypoints[0, :, 0] += 5000
+    keypoints[1, :, 1] -= 5000
+    run(criterion(), outputs_of(1, 96), targets_of([0, 0, 0], keypoints), 96)
 
 
 def test_people_weigh_the_same() -> None:
     """The pose loss is a mean over people: nobody is louder for having more cells, and a crowd no louder than one."""
-    joints = people(2, 96)
-    joints[1, 1:, 2] = 0  # one joint, so a few candidates only
+    keypoints = people(2, 96)
+    keypoints[1, 1:, 2] = 0  # one keypoint, so a few candidates only
     both = outputs_of(2, 96, ("one2many",), heatmaps=False)
     parts = [{k: v.detach()[i : i + 1].clone().requires_grad_() for k, v in both.items()} for i in (0, 1)]
-    alone = [run(criterion(**ONE2MANY), part, targets_of([0], joints[i : i + 1]), 96)[1] for i, part in enumerate(parts)]
+    alone = [run(criterion(**ONE2MANY), part, targets_of([0], keypoints[i : i + 1]), 96)[1] for i, part in enumerate(parts)]
     many = [int((part["offsets"].grad.abs().sum((1, 2)) > 0).sum()) for part in parts]
     assert many[0] > 1.5 * many[1] > 0
-    together = run(criterion(**ONE2MANY), both, targets_of([0, 1], joints), 96)[1]
+    together = run(criterion(**ONE2MANY), both, targets_of([0, 1], keypoints), 96)[1]
     for name in ("pose_loss", "kobj_loss"):
         assert together[name].item() == pytest.approx((alone[0][name] + alone[1][name]).item() / 2, rel=1e-4)
     assert alone[0]["pose_loss"].item() != pytest.approx(alone[1]["pose_loss"].item(), rel=0.05)
 
 
 def test_wrong_shapes_are_named() -> None:
-    """Outputs of another grid or joint count are refused with both numbers, not broadcast."""
-    with pytest.raises(ValueError, match="K=17 joints of the targets and A=189"):
+    """Outputs of another grid or keypoint count are refused with both numbers, not broadcast."""
+    with pytest.raises(ValueError, match="K=17 keypoints of the targets and A=189"):
         criterion()(replace(packed(outputs_of(1, 64), 64), shapes=shapes_of(96)), targets_of([], torch.zeros(0, K, 3)))
     with pytest.raises(ValueError, match=r"K=5 .*\(1, 17, 2, 84\)"):
         criterion()(packed(outputs_of(1, 64), 64), targets_of([], torch.zeros(0, 5, 3)))
@@ -441,7 +441,7 @@ def test_schedule() -> None:
 
 def test_schedules_move() -> None:
     """Progress must reach the loss: the dense assignment's share goes from 0.8 to 0.1."""
-    loss = criterion(dense_weight=(0.8, 0.1))
+    loss = criterion(one2many_weight=(0.8, 0.1))
     loss.score_floor, loss.tail = (1.0, 1.0), (2.0, 2.0)
     target = targets_of([0, 0], people(2, 96))
     start, middle, end = (run(loss, outputs_of(1, 96), target, 96, p)[1] for p in (0.0, 0.5, 1.0))
@@ -454,16 +454,16 @@ def test_schedules_move() -> None:
 # --- refinement -----------------------------------------------------------------------------------------------------
 
 
-def test_refined_joints_are_what_is_learnt_and_ranked() -> None:
-    """Score targets and the pose loss see the joints after the look-up: maps that mend a pose mend its loss and its target."""
+def test_refined_keypoints_are_what_is_learnt_and_ranked() -> None:
+    """Score targets and the pose loss see the keypoints after the look-up: maps that fix a pose fix its loss and its target."""
     outputs, target, _ = planted(6.0, "one2one")
     loss = criterion(**ONE2ONE, aux_loss_gain=0.0, oks_gain=0.0)
     before, items = loss(packed(outputs, 96), target, 1.0)
-    mended = outputs["refinement"].detach().clone().view(1, K, 3, -1)
+    fixed = outputs["refinement"].detach().clone().view(1, K, 3, -1)
     _, strides = make_cells(shapes_of(96), STRIDES, torch.zeros(1))
-    mended[:, :, 0] = -6.0 / (strides * OFFSET_CELLS)  # 6 px to the left, on every level
-    mended[:, :, 2] = -1.0  # and sure of it
-    after = packed({**outputs, "refinement": mended.flatten(1, 2)}, 96)
+    fixed[:, :, 0] = -6.0 / (strides * OFFSET_CELLS)  # 6 px to the left, on every level
+    fixed[:, :, 2] = -1.0  # and sure of it
+    after = packed({**outputs, "refinement": fixed.flatten(1, 2)}, 96)
     _, better = loss(after, target, 1.0)
     assert better["pose_loss"] < items["pose_loss"] - loss.pose_gain
     with torch.no_grad():
@@ -473,7 +473,7 @@ def test_refined_joints_are_what_is_learnt_and_ranked() -> None:
 
 
 def test_look_ups_and_places_have_losses_of_their_own() -> None:
-    """The refined joints teach the maps, around the joints only; the coarse ones the offsets, as much as aux_loss_gain says."""
+    """The refined keypoints train the maps, around them only; the coarse ones the offsets, as much as aux_loss_gain says."""
     grads = {}
     for gain in (0.0, 0.5, 1.0):
         outputs, target, _ = planted(3.0, "one2many")
@@ -481,10 +481,10 @@ def test_look_ups_and_places_have_losses_of_their_own() -> None:
         grads[gain] = outputs
     assert grads[0.0]["offsets"].grad.abs().max() == 0 and grads[0.5]["offsets"].grad.abs().max() > 0
     assert torch.allclose(grads[1.0]["offsets"].grad, 2 * grads[0.5]["offsets"].grad)
-    field = grads[0.5]["refinement"].grad.view(K, 3, -1)
-    assert torch.equal(field, grads[0.0]["refinement"].grad.view(K, 3, -1))
-    touched = (field.abs().sum(1) > 0).sum(1)
-    assert ((touched >= 1) & (touched <= 4)).all()  # the cells around each joint of the one pose
+    refinement = grads[0.5]["refinement"].grad.view(K, 3, -1)
+    assert torch.equal(refinement, grads[0.0]["refinement"].grad.view(K, 3, -1))
+    touched = (refinement.abs().sum(1) > 0).sum(1)
+    assert ((touched >= 1) & (touched <= 4)).all()  # the cells around each keypoint of the one pose
 
 
 def test_dense_places_teach_the_deployed_maps_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,12 +519,12 @@ def test_where_one_branch_is_sampled_there_is_nothing_more_to_learn(monkeypatch:
 
 def planted(shift: float, side: str, size: int = 96) -> tuple[dict[str, Tensor], Targets, Tensor]:
     """Outputs whose every cell says the same pose, ``shift`` px right of the person; scores of one half. And e_k."""
-    joints = people(1, size)
-    joints[..., 2] = 2
-    target = targets_of([0], joints)
+    keypoints = people(1, size)
+    keypoints[..., 2] = 2
+    target = targets_of([0], keypoints)
     centres, strides = make_cells(shapes_of(size), STRIDES, torch.zeros(1))
-    said = (joints[..., :2] + torch.tensor([shift, 0.0])).expand(cells(size), -1, -1)
-    offsets = encode_joints(said, centres.T, strides.T).permute(1, 2, 0)[None].contiguous()
+    said = (keypoints[..., :2] + torch.tensor([shift, 0.0])).expand(cells(size), -1, -1)
+    offsets = encode_keypoints(said, centres.T, strides.T).permute(1, 2, 0)[None].contiguous()
     outputs = outputs_of(1, size, (side,))
     outputs["offsets"] = offsets.requires_grad_()
     for name in (side, "refinement"):
@@ -588,13 +588,13 @@ def test_shares_of_the_target_hold_for_hopeless_poses() -> None:
 
 
 def test_heatmap_targets_golden() -> None:
-    """A joint's map peaks with exactly 1 in the joint's cell and falls off as a Gaussian of its tolerance."""
-    joints = torch.zeros(1, 2, 3)
-    joints[0, 0] = torch.tensor([35.0, 20.0, 2.0])  # column 4, row 2 at stride 8
-    joints[0, 1] = torch.tensor([70.0, 70.0, 0.0])  # not labelled
+    """A keypoint's map peaks with exactly 1 in the keypoint's cell and falls off as a Gaussian of its tolerance."""
+    keypoints = torch.zeros(1, 2, 3)
+    keypoints[0, 0] = torch.tensor([35.0, 20.0, 2.0])  # column 4, row 2 at stride 8
+    keypoints[0, 1] = torch.tensor([70.0, 70.0, 0.0])  # not labelled
     target = Targets(
         image=torch.tensor([1]),
-        joints=joints,
+        keypoints=keypoints,
         box=torch.zeros(1, 4),
         area=torch.tensor([6400.0]),
         category=torch.zeros(1, dtype=torch.long),
@@ -613,10 +613,10 @@ def test_heatmap_targets_golden() -> None:
 
 def test_heatmaps_keep_the_higher_bump() -> None:
     """Where two people's wrists meet, both peaks must survive."""
-    joints = torch.tensor([[[20.0, 20.0, 2.0]], [[28.0, 20.0, 2.0]], [[-5.0, 20.0, 2.0]]])
-    target = targets_of([0, 0, 0], joints)
+    keypoints = torch.tensor([[[20.0, 20.0, 2.0]], [[28.0, 20.0, 2.0]], [[-5.0, 20.0, 2.0]]])
+    target = targets_of([0, 0, 0], keypoints)
     maps = heatmap_targets(target, torch.tensor([0.1]), (8, 8), 8.0, torch.zeros(1, 1, 64)).view(8, 8)
-    assert maps[2, 2] == 1 and maps[2, 3] == 1 and (maps == 1).sum() == 2  # the third is out of the picture
+    assert maps[2, 2] == 1 and maps[2, 3] == 1 and (maps == 1).sum() == 2  # the third is out of the image
     assert maps.max() == 1 and 0 < maps[2, 0] < 1
 
 
@@ -666,7 +666,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_table_over_all_cells() -> None:
-    """Memory must grow with people, not with people x cells x joints: a crowd at 640 px would not fit a GPU."""
+    """Memory must grow with people, not with people x cells x keypoints: a crowd at 640 px would not fit a GPU."""
     n, a = 120, cells(640)
     outputs = packed(outputs_of(2, 640), 640)
     targets = targets_of([0] * 60 + [1] * 60, people(n, 640))
@@ -674,4 +674,4 @@ def test_no_table_over_all_cells() -> None:
         total, _ = criterion()(outputs, targets)
         total.backward()
     assert mode.elements >= 2 * K * 2 * a  # it does see the outputs themselves
-    assert mode.elements < n * a, mode.where  # not even people x cells, let alone times 17 joints
+    assert mode.elements < n * a, mode.where  # not even people x cells, let alone times 17 keypoints

@@ -33,7 +33,7 @@ def test_golden_values_by_hand() -> None:
     area, sigmas = torch.tensor([100.0]), torch.tensor([0.05, 0.1, 0.1])
     target = torch.tensor([[[10.0, 10.0, 2.0], [20.0, 20.0, 1.0], [30.0, 30.0, 0.0]]])
     pred = torch.tensor([[[11.0, 10.0], [20.0, 22.0], [900.0, 900.0]]])
-    # e_0 = 1 / (2 * 100 * (2 * 0.05)^2) = 0.5;  e_1 = 4 / (2 * 100 * (2 * 0.1)^2) = 0.5;  joint 2 is not labelled
+    # e_0 = 1 / (2 * 100 * (2 * 0.05)^2) = 0.5;  e_1 = 4 / (2 * 100 * (2 * 0.1)^2) = 0.5;  keypoint 2 is not labelled
     assert oks_error(pred, target, area, sigmas)[0, :2].tolist() == pytest.approx([0.5, 0.5])
     assert oks(pred, target, area, sigmas).item() == pytest.approx(math.exp(-0.5))
     pred[0, 1, 1] = 24.0  # e_1 = 16 / 8 = 2
@@ -41,7 +41,7 @@ def test_golden_values_by_hand() -> None:
 
 
 def test_perfect_pose_is_one_and_no_labels_is_zero() -> None:
-    """A person without labelled joints must give 0 and not NaN, or one such label would spoil a whole run."""
+    """A person without labelled keypoints must give 0 and not NaN, or one such label would spoil a whole run."""
     target = torch.rand(2, 17, 3) * 100
     target[0, :, 2], target[1, :, 2] = 2, 0
     value = oks(target[..., :2], target, torch.tensor([500.0, 500.0]), sigmas_for(17))
@@ -59,7 +59,7 @@ def test_tolerance_is_where_oks_falls_to_exp_of_minus_one_half() -> None:
 
 
 def coco_oks(pred: np.ndarray, target: np.ndarray, area: np.ndarray, box: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """(P, G) OKS as pycocotools computes it, from joints (P, K, 2) and (G, K, 3)."""
+    """(P, G) OKS as pycocotools computes it, from keypoints (P, K, 2) and (G, K, 3)."""
     from pycocotools.cocoeval import COCOeval
 
     judge = COCOeval(iouType="keypoints")
@@ -76,17 +76,17 @@ def coco_oks(pred: np.ndarray, target: np.ndarray, area: np.ndarray, box: np.nda
     return judge.computeOks(1, 1)
 
 
-@pytest.mark.parametrize("joints", [17, 5, 21])
-def test_equals_pycocotools(joints: int) -> None:
+@pytest.mark.parametrize("keypoints", [17, 5, 21])
+def test_equals_pycocotools(keypoints: int) -> None:
     """Loss, assigner and metric must mean by OKS what the official evaluation means, custom sigmas included."""
-    rng = np.random.default_rng(joints)
-    sigmas = sigmas_for(17) if joints == 17 else sigmas_for(joints, rng.uniform(0.02, 0.2, joints))
+    rng = np.random.default_rng(keypoints)
+    sigmas = sigmas_for(17) if keypoints == 17 else sigmas_for(keypoints, rng.uniform(0.02, 0.2, keypoints))
     for _ in range(20):
         n = int(rng.integers(1, 7))
         low = rng.uniform(0, 300, (n, 1, 2))
         side = rng.uniform(10, 300, (n, 1, 2))
-        xy = low + rng.uniform(0, 1, (n, joints, 2)) * side
-        vis = rng.integers(0, 3, (n, joints, 1))
+        xy = low + rng.uniform(0, 1, (n, keypoints, 2)) * side
+        vis = rng.integers(0, 3, (n, keypoints, 1))
         vis[:, 0] = 2  # at least one labelled: pycocotools judges the others by their box
         target = np.concatenate((xy, vis), 2)
         pred = xy + rng.normal(0, 1, xy.shape) * side * rng.choice([0.01, 0.1])
@@ -103,14 +103,14 @@ def test_area_rule() -> None:
     segment = torch.tensor([777.0, 0.0, -1.0])
     assert object_area(box, segment).tolist() == pytest.approx([777.0, BOX_FILL * 4000, BOX_FILL * 4000])
     assert object_area(box).tolist() == pytest.approx([BOX_FILL * 4000] * 3)
-    thin = torch.tensor([[0.0, 0.0, 100.0, 1.0], [0.0, 0.0, 1.0, 100.0]])  # a line of joints
+    thin = torch.tensor([[0.0, 0.0, 100.0, 1.0], [0.0, 0.0, 1.0, 100.0]])  # a line of keypoints
     assert object_area(thin).tolist() == pytest.approx([BOX_FILL * 100 * 100 * MIN_ASPECT] * 2)
-    point = torch.tensor([[5.0, 5.0, 5.0, 5.0], [9.0, 9.0, 3.0, 3.0]])  # one joint; corners the wrong way round
+    point = torch.tensor([[5.0, 5.0, 5.0, 5.0], [9.0, 9.0, 3.0, 3.0]])  # one keypoint; corners the wrong way round
     assert object_area(point).tolist() == [MIN_AREA, MIN_AREA]
 
 
 def test_sigmas() -> None:
-    """COCO's for 17 joints, one value elsewhere whatever K is, the user's own in any container."""
+    """COCO's for 17 keypoints, one value elsewhere whatever K is, the user's own in any container."""
     assert sigmas_for(17).tolist() == pytest.approx(list(COCO_SIGMAS))
     assert sigmas_for(4).tolist() == pytest.approx([DEFAULT_SIGMA] * 4) and sigmas_for(133)[7] == sigmas_for(2)[1]
     own = [0.1, 0.2, 0.3]
@@ -150,7 +150,7 @@ def test_coco_sigmas_are_pycocotools() -> None:
 
 @pytest.mark.parametrize("custom", [[0.1] * 16, [0.1] * 18, [], [0.1] * 16 + [0.0], [0.1] * 16 + [float("nan")], [-0.1] * 17])
 def test_wrong_sigmas_are_named(custom: list[float]) -> None:
-    """Sigmas that do not fit the joints stop the run with both numbers and the key to mend."""
+    """Sigmas that do not fit the keypoints stop the run with both numbers and the key to fix."""
     with pytest.raises(ValueError, match="kpt_oks_sigmas must hold 17 ") as caught:
         sigmas_for(17, custom)
     assert f"got {len(custom)}" in str(caught.value)
@@ -177,13 +177,13 @@ def test_heavy_tail_ranks_where_exp_underflows(tail: float) -> None:
 
 
 def test_kernel_of_zero_is_one() -> None:
-    """A perfect joint scores 1 under every tail."""
+    """A perfect keypoint scores 1 under every tail."""
     zero = torch.zeros(3)
     assert all(kernel(zero, t).tolist() == [1, 1, 1] for t in (0.5, 1.0, 8.0, float("inf")))
 
 
 def test_mean_over_labelled() -> None:
-    """Unlabelled joints neither raise nor lower a person's value."""
+    """Unlabelled keypoints neither raise nor lower a person's value."""
     values = torch.tensor([[1.0, 3.0, 100.0], [5.0, 5.0, 5.0]])
     labelled = torch.tensor([[True, True, False], [False, False, False]])
     assert mean_over_labelled(values, labelled).tolist() == [2.0, 0.0]

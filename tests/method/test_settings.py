@@ -1,4 +1,4 @@
-"""The ``erpose:`` block: defaults, round trip, and errors that name the key and the mend."""
+"""The ``erpose:`` block: defaults, round trip, and errors that name the key and the fix."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def test_empty_block_is_the_default() -> None:
 
 def test_round_trip() -> None:
     """What a checkpoint carries as plain YAML types reads back as the same settings."""
-    settings = Settings(tower="plain", dense_weight=(0.7, 0.4), topk=5, heatmap_gain=0, boxes=True)
+    settings = Settings(tower="plain", one2many_weight=(0.7, 0.4), topk=5, heatmap_gain=0, boxes=True)
     block = settings.to_dict()
-    assert block["dense_weight"] == [0.7, 0.4] and Settings.from_dict(block) == settings
+    assert block["one2many_weight"] == [0.7, 0.4] and Settings.from_dict(block) == settings
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
@@ -31,8 +31,8 @@ def test_frozen() -> None:
 
 
 def test_one_number_stands_for_a_constant_schedule() -> None:
-    """``dense_weight: 0.5`` is what a user writes for no schedule."""
-    assert Settings.from_dict({"dense_weight": 0.5}).dense_weight == (0.5, 0.5)
+    """``one2many_weight: 0.5`` is what a user writes for no schedule."""
+    assert Settings.from_dict({"one2many_weight": 0.5}).one2many_weight == (0.5, 0.5)
     assert Settings.from_dict({"size_range": [1, 20]}).size_range == (1, 20)
 
 
@@ -82,9 +82,9 @@ def test_switches(name: str) -> None:
         {"pose_gain": None},
         {"pose_gain": float("nan")},
         {"heatmap_gain": True},
-        {"dense_weight": [1, 0.5, 0]},
-        {"dense_weight": [1, "x"]},
-        {"dense_weight": []},
+        {"one2many_weight": [1, 0.5, 0]},
+        {"one2many_weight": [1, "x"]},
+        {"one2many_weight": []},
         {"size_range": [-1, 2]},
         {"center_sampling_window": 4},
         {"center_sampling_window": 0},
@@ -105,7 +105,7 @@ def test_bad_values_are_named(block: dict[str, Any]) -> None:
         {"topk": 2.5},  # fails deep inside topk
         {"center_sampling_window": 7.5},
         {"width": 64.5},
-        {"dense_weight": 1.5},  # a negative share for the deployed scores
+        {"one2many_weight": 1.5},  # a negative share for the deployed scores
         {"size_range": [12, 2]},  # no level takes anyone
         {"size_range": [2, 3]},  # persons between 3 and 4 cells of two neighbouring levels have none
     ],

@@ -26,30 +26,30 @@ from erpose_yolo.metrics.truth import GroundTruth, find_annotations, from_annota
 def make_truth(
     rng: np.random.Generator, images: int = 6, people: int = 4, k: int = 17, classes: int = 1, side: float = 300.0
 ) -> GroundTruth:
-    """Random persons: some without labelled joints, some crowd regions, some out of a range, some twice."""
+    """Random persons: some without labelled keypoints, some crowd regions, some out of a range, some twice."""
     count = rng.integers(0, people + 1, images)
     image = np.repeat(np.arange(images), count)
     n = len(image)
     size = rng.uniform(5, side, (n, 1)) * [0.5, 1.0]
     corner = rng.uniform(0, 400, (n, 2))
-    joints = np.concatenate((corner[:, None] + rng.uniform(0, 1, (n, k, 2)) * size[:, None], np.zeros((n, k, 1))), 2)
-    joints[..., 2] = rng.choice(3, (n, k), p=[0.3, 0.2, 0.5])
-    joints[rng.random(n) < 0.15, :, 2] = 0
+    keypoints = np.concatenate((corner[:, None] + rng.uniform(0, 1, (n, k, 2)) * size[:, None], np.zeros((n, k, 1))), 2)
+    keypoints[..., 2] = rng.choice(3, (n, k), p=[0.3, 0.2, 0.5])
+    keypoints[rng.random(n) < 0.15, :, 2] = 0
     for i in range(1, n):
         if image[i] == image[i - 1] and rng.random() < 0.1:  # the same person twice: equal OKS, a tie to break
-            joints[i], size[i], corner[i] = joints[i - 1], size[i - 1], corner[i - 1]
-    joints[joints[..., 2] == 0] = 0
-    joints = joints.round(2)
+            keypoints[i], size[i], corner[i] = keypoints[i - 1], size[i - 1], corner[i - 1]
+    keypoints[keypoints[..., 2] == 0] = 0
+    keypoints = keypoints.round(2)
     return GroundTruth(
         ids=[int(i) for i in np.sort(rng.choice(10**6, images, replace=False))],
         names=[f"{i}.jpg" for i in range(images)],
         image=image,
         category=rng.integers(0, classes, n),
-        joints=joints,
+        keypoints=keypoints,
         box=np.concatenate((corner, size), 1).round(2),
         area=(size.prod(1) * rng.uniform(0.3, 0.9, n)).round(2),
         crowd=rng.random(n) < 0.08,
-        seen=(joints[..., 2] > 0).sum(1),
+        seen=(keypoints[..., 2] > 0).sum(1),
         categories=[{"id": 10 * c + 1, "name": f"c{c}"} for c in range(classes)],
         source="annotations",
         area_rule="made up",
@@ -61,19 +61,19 @@ def perturb(rng: np.random.Generator, truth: GroundTruth, copies: int = 3, stray
     """Predictions: each person several times with noise of its own strength, strays, and scores with ties."""
     times = rng.integers(0, copies + 1, len(truth.area))
     person = np.repeat(np.arange(len(truth.area)), times)
-    k = truth.joints.shape[1]
+    k = truth.keypoints.shape[1]
     noise = np.sqrt(truth.area[person])[:, None, None] * rng.choice([0, 0.02, 0.05, 0.2], (len(person), 1, 1))
-    joints = truth.joints[person].copy()
-    joints[..., :2] += rng.normal(size=(*joints.shape[:2], 2)) * noise
+    keypoints = truth.keypoints[person].copy()
+    keypoints[..., :2] += rng.normal(size=(*keypoints.shape[:2], 2)) * noise
     stray = int(rng.integers(1, strays * len(truth.ids) + 1))  # at least one: pycocotools reads no empty results
-    joints = np.concatenate((joints, rng.uniform(0, 500, (stray, k, 3)))).round(2)
-    joints[..., 2] = 1
+    keypoints = np.concatenate((keypoints, rng.uniform(0, 500, (stray, k, 3)))).round(2)
+    keypoints[..., 2] = 1
     image = np.concatenate((truth.image[person], rng.integers(0, len(truth.ids), stray)))
     category = np.concatenate((truth.category[person], rng.integers(0, len(truth.categories), stray)))
     order = rng.permutation(len(image))
     score = rng.random(len(image)).round(int(rng.integers(1, 4)))  # one decimal: many equal scores
-    area = extent_area(joints) if rng.random() < 0.5 else rng.uniform(0, 2e4, len(image)).round(1)
-    return Predictions(image[order], category[order], score, joints[order], area[order])
+    area = extent_area(keypoints) if rng.random() < 0.5 else rng.uniform(0, 2e4, len(image)).round(1)
+    return Predictions(image[order], category[order], score, keypoints[order], area[order])
 
 
 def assert_same(ours: dict[str, float], theirs: dict[str, float]) -> None:
@@ -87,7 +87,7 @@ def test_equals_pycocotools(seed: int) -> None:
     truth = make_truth(rng, int(rng.integers(1, 8)), int(rng.integers(1, 7)), k, int(rng.integers(1, 4)))
     predictions = perturb(rng, truth)
     sigmas = coco.exact_sigmas(k) if rng.random() < 0.5 else rng.uniform(0.02, 0.12, k)
-    assert_same(coco.evaluate_coco(truth, predictions, sigmas, log=None), coco.judge(truth, predictions, sigmas))
+    assert_same(coco.evaluate_coco(truth, predictions, sigmas, log=None), coco.reference_evaluation(truth, predictions, sigmas))
 
 
 def test_equals_pycocotools_beyond_twenty_predictions() -> None:
@@ -96,7 +96,7 @@ def test_equals_pycocotools_beyond_twenty_predictions() -> None:
     predictions = perturb(rng, truth, copies=4)
     assert np.bincount(predictions.image).max() > 20  # pycocotools' cap is at work
     figures = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17), log=None)
-    assert_same(figures, coco.judge(truth, predictions, coco.exact_sigmas(17)))
+    assert_same(figures, coco.reference_evaluation(truth, predictions, coco.exact_sigmas(17)))
     uncapped = match(truth, predictions, coco.exact_sigmas(17), max_dets=1000)
     assert coco.stats_of(accumulate(uncapped)) != {name: figures[name] for name in coco.STATS}
 
@@ -107,7 +107,7 @@ def test_parity_can_fail() -> None:
     predictions = perturb(rng, truth)
     other = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17) * 1.05, log=None)
     with pytest.raises(AssertionError):
-        assert_same(other, coco.judge(truth, predictions, coco.exact_sigmas(17)))
+        assert_same(other, coco.reference_evaluation(truth, predictions, coco.exact_sigmas(17)))
 
 
 def test_sigmas_are_pycocotools_own() -> None:
@@ -149,7 +149,7 @@ def test_predictions_that_are_not_finite_are_wrong_not_fatal() -> None:
     rng = np.random.default_rng(4)
     truth = make_truth(rng)
     predictions = perturb(rng, truth)
-    predictions.joints[:] = np.nan
+    predictions.keypoints[:] = np.nan
     figures = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17), log=None)
     assert figures["AP"] == 0
 
@@ -161,35 +161,35 @@ def test_select_evaluates_a_part_as_if_it_were_all() -> None:
     keep = np.arange(8) % 2 == 0
     part, sigmas = predictions.of_images(keep), coco.exact_sigmas(17)
     figures = coco.evaluate_coco(truth.select(keep), part, sigmas, log=None)
-    assert_same(figures, coco.judge(truth.select(keep), part, sigmas))
+    assert_same(figures, coco.reference_evaluation(truth.select(keep), part, sigmas))
     assert_same(coco.stats_of(accumulate(match(truth, predictions, sigmas), keep)), {n: figures[n] for n in coco.STATS})
 
 
 def test_table_states_area_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(6)
     truth = make_truth(rng, images=9)
-    assert 0 < truth.with_joints.sum() < 9
+    assert 0 < truth.with_keypoints.sum() < 9
     found = perturb(rng, truth)
     figures = coco.evaluate_coco(truth, found, coco.exact_sigmas(17))
     out = capsys.readouterr().out
     assert f"maxDets= 20 ] = {figures['AP']:0.3f}" in out and "made up" in out
     assert "COCO's protocol" in out and f"alone: {figures['AP_labelled']:0.3f}" in out
-    labelled = truth.select(truth.with_joints)
+    labelled = truth.select(truth.with_keypoints)
     assert "Ultralytics' protocol" in coco.protocol(labelled)
-    part = coco.evaluate_coco(labelled, found.of_images(truth.with_joints), coco.exact_sigmas(17), log=None)
+    part = coco.evaluate_coco(labelled, found.of_images(truth.with_keypoints), coco.exact_sigmas(17), log=None)
     assert figures["AP_labelled"] == part["AP"] == part["AP_labelled"]
 
 
 def test_keypoint_ap_of_arrays() -> None:
     rng = np.random.default_rng(7)
-    joints = np.concatenate((rng.uniform(0, 200, (3, 17, 2)), np.full((3, 17, 1), 2.0)), 2)
+    keypoints = np.concatenate((rng.uniform(0, 200, (3, 17, 2)), np.full((3, 17, 1), 2.0)), 2)
     area = np.array([9000.0, 500.0, 40000.0])
-    perfect = coco.keypoint_ap([(joints, area)], [(joints[..., :2], np.array([0.9, 0.8, 0.7]))], coco.exact_sigmas(17))
+    perfect = coco.keypoint_ap([(keypoints, area)], [(keypoints[..., :2], np.array([0.9, 0.8, 0.7]))], coco.exact_sigmas(17))
     assert set(perfect) == set(coco.STATS) and perfect["AP"] == perfect["AR"] == pytest.approx(1)
-    none = coco.keypoint_ap([(joints, area)], [(joints[:0], np.zeros(0))], coco.exact_sigmas(17))
+    none = coco.keypoint_ap([(keypoints, area)], [(keypoints[:0], np.zeros(0))], coco.exact_sigmas(17))
     assert none["AP"] == 0
     with pytest.raises(ValueError, match="1 images of truth, but 0"):
-        coco.keypoint_ap([(joints, area)], [], coco.exact_sigmas(17))
+        coco.keypoint_ap([(keypoints, area)], [], coco.exact_sigmas(17))
 
 
 # ground truth from files -------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_annotations_round_trip(tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
     truth = make_truth(rng, classes=2)
     read = from_annotations(write_annotations(tmp_path, truth), 17, {0: "c0", 1: "c1"})
-    for name in ("image", "category", "joints", "box", "area", "crowd", "seen"):
+    for name in ("image", "category", "keypoints", "box", "area", "crowd", "seen"):
         assert np.array_equal(getattr(read, name), getattr(truth, name)), name
     assert list(read.ids) == list(truth.ids) and read.crowd_index is None
     swapped = from_annotations(tmp_path / "annotations.json", 17, ["c1", "c0"])
@@ -227,8 +227,8 @@ def test_pycocotools_reads_the_same_from_the_files(tmp_path: Path) -> None:
     found = perturb(rng, truth)
     for i, name in enumerate(truth.names):
         p = found.select(found.image == i)
-        corners = np.concatenate((p.joints[..., :2].min(1) - 3, p.joints[..., :2].max(1) + 5), 1)
-        collector.add(name, p.score, p.category, p.joints, corners)
+        corners = np.concatenate((p.keypoints[..., :2].min(1) - 3, p.keypoints[..., :2].max(1) + 5), 1)
+        collector.add(name, p.score, p.category, p.keypoints, corners)
     results = write_json(tmp_path / "predictions.json", collector.records(truth))
     gt = COCO(str(annotations))
     evaluation = COCOeval(gt, gt.loadRes(str(results)), "keypoints")
@@ -249,8 +249,8 @@ def test_pycocotools_reads_the_same_from_the_files(tmp_path: Path) -> None:
         ({"images": [{"id": 1}]}, "an image without 'id' or 'file_name'"),
         ({"categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]}, r"classes \['c0'\].*\['dog', 'cat'\]"),
         ({"bbox": None}, "annotation 1: 'bbox' is missing"),
-        ({"keypoints": [1.0] * 48}, "48 key point values, but 17 joints"),
-        ({"keypoints": ["a"] * 51}, "key point values"),
+        ({"keypoints": [1.0] * 48}, "48 keypoint values, but 17 keypoints"),
+        ({"keypoints": ["a"] * 51}, "keypoint values"),
         ({"keypoints": [float("nan")] * 51}, "NaN"),
         ({"area": float("inf")}, "infinite"),
         ({"image_id": -5}, "image_id -5 is not among"),
@@ -316,25 +316,25 @@ def test_labels_in_original_pixels() -> None:
     assert truth.box[0].tolist() == pytest.approx([80, 30, 40, 40])
     assert truth.area.tolist() == pytest.approx([0.53 * 1600] * 3)  # original pixels, not those of the network input
     assert "0.53 x width x height" in truth.area_rule and "original" in truth.area_rule
-    assert truth.with_joints.tolist() == [False, True, True]
+    assert truth.with_keypoints.tolist() == [False, True, True]
     assert list(from_labels([label("a.jpg", 1), label("3.jpg", 1)], ["p"]).ids) == ["3", "a"]
     assert list(from_labels([label("a/1.jpg", 1), label("b/1.jpg", 1)], ["p"]).names) == ["a/1.jpg", "b/1.jpg"]
     two = from_labels([label("a.jpg", 2, 2)], ["p"])
-    assert two.joints.shape == (2, 5, 3) and (two.joints[..., 2] == 1).all()
+    assert two.keypoints.shape == (2, 5, 3) and (two.keypoints[..., 2] == 1).all()
 
 
-def test_persons_without_joints_are_ignored() -> None:
+def test_persons_without_keypoints_are_ignored() -> None:
     labels = [label("a.jpg", 2)]
     labels[0]["keypoints"][1, :, 2] = 0
     labels[0]["bboxes"][1, 0] = 0.9
     truth = from_labels(labels, ["p"])
     assert truth.ignore.tolist() == [False, True]
     # a prediction on the ignored person is neither right nor wrong
-    joints = np.stack((truth.joints[0], np.full((5, 3), (180.0, 50.0, 1.0))))
-    found = Predictions(np.zeros(2, int), np.zeros(2, int), np.array([0.5, 0.9]), joints, extent_area(joints))
+    keypoints = np.stack((truth.keypoints[0], np.full((5, 3), (180.0, 50.0, 1.0))))
+    found = Predictions(np.zeros(2, int), np.zeros(2, int), np.array([0.5, 0.9]), keypoints, extent_area(keypoints))
     assert coco.evaluate_coco(truth, found, coco.exact_sigmas(5), log=None)["AP"] == pytest.approx(1)
     far = found.select(np.array([0, 1]))
-    far.joints[1, :, 0] = 5
+    far.keypoints[1, :, 0] = 5
     assert coco.evaluate_coco(truth, far, coco.exact_sigmas(5), log=None)["AP"] == pytest.approx(0.5)
 
 
@@ -354,7 +354,7 @@ def test_collector_keeps_what_counts_and_merges() -> None:
     truth = make_truth(np.random.default_rng(12), classes=2)
     assert len(collector.records(truth)) == 41
     assert collector.records(truth)[-1]["bbox"] == [1.0, 2.0, 3.0, 4.0]
-    assert other.predictions(truth).area.tolist() == [12.0] and other.predictions(truth).joints.shape == (1, 17, 3)
+    assert other.predictions(truth).area.tolist() == [12.0] and other.predictions(truth).keypoints.shape == (1, 17, 3)
     assert len(Collector().predictions(truth).score) == 0
     collector.add("2.jpg", [0.9, 0.8], [2, 0], np.zeros((2, 17, 3)), np.zeros((2, 4)))  # class 2 is not of the truth
     collector.add("0.jpg", score, np.zeros(50), np.zeros((50, 17, 3)), np.zeros((50, 4)))
@@ -370,7 +370,7 @@ def test_collector_keeps_what_counts_and_merges() -> None:
         ({"image_id": 424242424}, "number 1 is for image '424242424', which is not among the 6 images"),
         ({"category_id": 7}, "category_id 7 is none of"),
         ({"score": None}, "'score' is missing"),
-        ({"keypoints": [0.0] * 9}, "9 key point values, but 17"),
+        ({"keypoints": [0.0] * 9}, "9 keypoint values, but 17"),
         ({"keypoints": [float("nan")] * 51}, "NaN"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Duplicates, misses, figures per joint, and the pictures of all that."""
+"""Duplicates, misses, figures per keypoint, and the images of all that."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from test_coco import make_truth, perturb
 
 from erpose_yolo.data.skeletons import COCO_17
-from erpose_yolo.metrics import coco, crowding, joints, plots
+from erpose_yolo.metrics import coco, crowding, keypoints, plots
 from erpose_yolo.metrics.matching import accumulate, match
 from erpose_yolo.metrics.predictions import Predictions, extent_area
 from erpose_yolo.metrics.truth import GroundTruth
@@ -18,7 +18,7 @@ SIGMAS = coco.exact_sigmas(17)
 
 
 def apart(images: int = 3, people: int = 4) -> GroundTruth:
-    """Persons of 100 x 200 px, 300 px from each other, all joints visible."""
+    """Persons of 100 x 200 px, 300 px from each other, all keypoints visible."""
     rng = np.random.default_rng(0)
     n = images * people
     corner = np.stack((np.tile(np.arange(people) * 300.0, images), np.zeros(n)), 1)
@@ -32,14 +32,14 @@ def apart(images: int = 3, people: int = 4) -> GroundTruth:
 
 
 def found(truth: GroundTruth, person: list[int], score: list[float], shift: float = 0.0) -> Predictions:
-    points = truth.joints[person] + (shift, 0, 0)
+    points = truth.keypoints[person] + (shift, 0, 0)
     return Predictions(truth.image[person], truth.category[person], np.array(score), points, extent_area(points))
 
 
 def test_perfect_predictions_cost_nothing() -> None:
     truth = apart()
     cost = crowding.measure_crowding(truth, found(truth, list(range(12)), [0.9] * 12), SIGMAS)
-    assert (cost.duplicate_rate, cost.miss_rate, cost.twin_rate) == (0, 0, 0)
+    assert (cost.duplicate_rate, cost.miss_rate, cost.duplicate_label_rate) == (0, 0, 0)
     assert cost.persons.tolist() == [4, 4, 4] == cost.predictions.tolist()
 
 
@@ -53,15 +53,15 @@ def test_duplicates_and_misses_by_hand() -> None:
     assert crowding.measure_crowding(truth, found(truth, [0, 1, 4], [0.9] * 3), SIGMAS).duplicate_rate == 0
     other = found(truth, [0, 0], [0.9, 0.8])
     other.category[1] = 1
-    assert not crowding.repeated(other.image, other.category, other.score, other.joints, SIGMAS).any()
+    assert not crowding.repeated(other.image, other.category, other.score, other.keypoints, SIGMAS).any()
 
 
 def test_the_thresholds_decide() -> None:
     truth = apart()
     pair = found(truth, [0, 0], [0.9, 0.8])
-    pair.joints[1, :, 0] += 8
-    same = pair.joints[1] - pair.joints[0]
-    area = 0.53 * np.prod(np.ptp(pair.joints[0, :, :2], axis=0))
+    pair.keypoints[1, :, 0] += 8
+    same = pair.keypoints[1] - pair.keypoints[0]
+    area = 0.53 * np.prod(np.ptp(pair.keypoints[0, :, :2], axis=0))
     oks = np.exp(-(same[:, :2] ** 2).sum(1) / (2 * area * (2 * SIGMAS) ** 2)).mean()
     assert 0.2 < oks < 0.95
     for threshold, duplicates in ((oks - 1e-6, 1), (oks + 1e-6, 0)):
@@ -75,8 +75,8 @@ def test_the_thresholds_decide() -> None:
 def test_no_cap_of_twenty_and_labels_have_a_floor() -> None:
     truth = apart(images=1, people=40)
     assert crowding.measure_crowding(truth, found(truth, list(range(40)), [0.9] * 40), SIGMAS).miss_rate == 0
-    truth.joints[1] = truth.joints[0]
-    assert crowding.measure_crowding(truth, found(truth, [], []), SIGMAS).twin_rate == pytest.approx(1 / 40)
+    truth.keypoints[1] = truth.keypoints[0]
+    assert crowding.measure_crowding(truth, found(truth, [], []), SIGMAS).duplicate_label_rate == pytest.approx(1 / 40)
 
 
 def test_bins_hold_every_image_once() -> None:
@@ -90,41 +90,41 @@ def test_bins_hold_every_image_once() -> None:
     assert "0.0833 per labelled person" in text and "made up" in text
 
 
-def test_joints_by_hand() -> None:
+def test_keypoints_by_hand() -> None:
     truth = apart(images=1)
     guess = found(truth, [0, 1], [0.9, 0.8])
-    guess.joints[0, 3, 0] += 15  # within 0.1 of 200 px, not within 0.05
-    truth.joints[1, 5, 2] = 0
+    guess.keypoints[0, 3, 0] += 15  # within 0.1 of 200 px, not within 0.05
+    truth.keypoints[1, 5, 2] = 0
     cost = crowding.measure_crowding(truth, guess, SIGMAS)
-    figures = joints.measure_joints(truth, cost.shown, cost.matches, SIGMAS)
+    figures = keypoints.measure_keypoints(truth, cost.shown, cost.matches, SIGMAS)
     assert figures.labelled.tolist() == [4] * 5 + [3] + [4] * 11
     assert figures.oks[0] == 1 and figures.oks[3] == pytest.approx((1 + np.exp(-(15**2) / 2e4 / (2 * SIGMAS[3]) ** 2)) / 2)
     assert figures.pck[:, 3].tolist() == [0.25, 0.5, 0.5] and figures.pck_found[:, 3].tolist() == [0.5, 1, 1]
     assert figures.pck[0, 5] == pytest.approx(1 / 3)
-    text = joints.table(figures, COCO_17.names)
+    text = keypoints.table(figures, COCO_17.names)
     assert "left_ear" in text and "PCK@0.05" in text and "box" in text
 
 
-def test_predictions_below_the_threshold_do_not_shift_the_joints() -> None:
+def test_predictions_below_the_threshold_do_not_shift_the_keypoints() -> None:
     """The matches point into the shown predictions, not into all of them."""
     truth = apart(images=1)
     all_of_them = found(truth, [3, 2, 0, 1], [0.1, 0.1, 0.9, 0.8])
     cost = crowding.measure_crowding(truth, all_of_them, SIGMAS)
-    assert (joints.measure_joints(truth, cost.shown, cost.matches, SIGMAS).oks == 1).all()
+    assert (keypoints.measure_keypoints(truth, cost.shown, cost.matches, SIGMAS).oks == 1).all()
 
 
 def test_nothing_found_and_no_box() -> None:
     truth = apart(images=1)
     none = crowding.measure_crowding(truth, found(truth, [], []), SIGMAS)
-    figures = joints.measure_joints(truth, none.shown, none.matches, SIGMAS)
+    figures = keypoints.measure_keypoints(truth, none.shown, none.matches, SIGMAS)
     assert np.isnan(figures.oks).all() and (figures.pck == 0).all()
     truth.box[:, 2:] = 0
     all_found = crowding.measure_crowding(truth, found(truth, [0, 1, 2, 3], [0.9] * 4), SIGMAS)
-    assert (joints.measure_joints(truth, all_found.shown, all_found.matches, SIGMAS).pck == 1).all()
+    assert (keypoints.measure_keypoints(truth, all_found.shown, all_found.matches, SIGMAS).pck == 1).all()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_pictures_are_drawn(tmp_path: Path, seed: int) -> None:
+def test_images_are_drawn(tmp_path: Path, seed: int) -> None:
     import cv2
 
     rng = np.random.default_rng(seed)
@@ -134,14 +134,14 @@ def test_pictures_are_drawn(tmp_path: Path, seed: int) -> None:
         guess = guess.select(np.zeros(0, int))
     cost = crowding.measure_crowding(truth, guess, SIGMAS)
     rows = crowding.against_index(cost, rng.random(30))
-    figures = joints.measure_joints(truth, cost.shown, cost.matches, SIGMAS)
+    figures = keypoints.measure_keypoints(truth, cost.shown, cost.matches, SIGMAS)
     files = [
         plots.plot_precision_recall(accumulate(match(truth, guess, SIGMAS)), tmp_path / "pr.png"),
         plots.plot_calibration(cost.matches, tmp_path / "calibration.png"),
         plots.plot_crowding(rows, tmp_path / "crowding.png", 0.25),
-        plots.plot_joints(figures, COCO_17.names, tmp_path / "joints.png"),
+        plots.plot_keypoints(figures, COCO_17.names, tmp_path / "keypoints.png"),
     ]
     for file in files:
-        picture = cv2.imread(str(file))
-        assert min(picture.shape[:2]) > 400 and picture.std() > 10
+        image = cv2.imread(str(file))
+        assert min(image.shape[:2]) > 400 and image.std() > 10
     assert sorted(f.name for f in tmp_path.iterdir()) == sorted(f.name for f in files)

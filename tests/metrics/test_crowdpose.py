@@ -26,7 +26,7 @@ def xtcocotools() -> Any:
     """xtcocotools' coco and cocoeval.
 
     Its wheels on PyPI are built against an older numpy and fail to import with a newer one. What fails is its C module
-    for segment masks, which key points never touch: pycocotools' own, from the same source, takes its place then.
+    for segment masks, which keypoints never touch: pycocotools' own, from the same source, takes its place then.
     """
     pytest.importorskip("xtcocotools", reason="test dependency: pip install xtcocotools")
     try:
@@ -37,15 +37,15 @@ def xtcocotools() -> Any:
 
 
 def make_crowd(rng: np.random.Generator) -> GroundTruth:
-    """CrowdPose-like persons: no segment area, num_keypoints of visible joints alone, a crowd index per image."""
+    """CrowdPose-like persons: no segment area, num_keypoints of visible keypoints alone, a crowd index per image."""
     images = int(rng.integers(1, 8))
     truth = make_truth(rng, images, int(rng.integers(1, 6)), 14)
     some = rng.random(len(truth.area)) < 0.1
-    truth.joints[some, :, 2] = np.minimum(truth.joints[some, :, 2], 1)  # labelled, but none visible
+    truth.keypoints[some, :, 2] = np.minimum(truth.keypoints[some, :, 2], 1)  # labelled, but none visible
     return replace(
         truth,
         area=truth.box[:, 2] * truth.box[:, 3] * 0.53,
-        seen=(truth.joints[..., 2] == 2).sum(1),
+        seen=(truth.keypoints[..., 2] == 2).sum(1),
         crowd_index=rng.choice([0.0, 0.1, 0.2, 0.5, 0.8, 1.0], images),
     )
 
@@ -92,7 +92,7 @@ def test_equals_xtcocotools(xtcocotools: Any, tmp_path: Path) -> None:
         rng = np.random.default_rng(seed)
         truth = make_crowd(rng)
         found = perturb(rng, truth)
-        found.joints[rng.random(len(found.score)) < 0.05, :, 2] = 0  # no joint visible: xtcocotools drops it
+        found.keypoints[rng.random(len(found.score)) < 0.05, :, 2] = 0  # no keypoint visible: xtcocotools drops it
         theirs, exact = judge(xtcocotools, tmp_path, truth, found)
         ours = crowdpose.evaluate_crowdpose(truth, found, log=None)
         assert_same(ours, theirs, exact)
@@ -116,31 +116,31 @@ def test_parity_can_fail(xtcocotools: Any, tmp_path: Path) -> None:
             assert_same(other, theirs, exact)
 
 
-def persons(*boxes_and_joints: tuple[tuple[float, ...], list[tuple[float, float]]]) -> GroundTruth:
-    """One image; each person a box and its joints, all visible."""
-    k = max(len(points) for _, points in boxes_and_joints)
-    joints = np.zeros((len(boxes_and_joints), k, 3))
-    for n, (_, points) in enumerate(boxes_and_joints):
-        joints[n, : len(points), :2], joints[n, : len(points), 2] = points, 2
-    box = np.array([b for b, _ in boxes_and_joints], float)
+def persons(*boxes_and_keypoints: tuple[tuple[float, ...], list[tuple[float, float]]]) -> GroundTruth:
+    """One image; each person a box and its keypoints, all visible."""
+    k = max(len(points) for _, points in boxes_and_keypoints)
+    keypoints = np.zeros((len(boxes_and_keypoints), k, 3))
+    for n, (_, points) in enumerate(boxes_and_keypoints):
+        keypoints[n, : len(points), :2], keypoints[n, : len(points), 2] = points, 2
+    box = np.array([b for b, _ in boxes_and_keypoints], float)
     n = len(box)
     zeros = np.zeros(n, int)
     category = [{"id": 1, "name": "person"}]
-    seen = (joints[..., 2] > 0).sum(1)
-    return GroundTruth([1], ["1.jpg"], zeros, zeros, joints, box, box[:, 2] * box[:, 3], zeros > 0, seen, category,
+    seen = (keypoints[..., 2] > 0).sum(1)
+    return GroundTruth([1], ["1.jpg"], zeros, zeros, keypoints, box, box[:, 2] * box[:, 3], zeros > 0, seen, category,
                        "labels", "made up", None, 1)  # fmt: skip
 
 
 def test_crowd_index_by_hand() -> None:
     left, right = ((0, 0, 10, 10), [(1, 1), (2, 2), (9, 9), (8, 5)]), ((8, 0, 10, 10), [(9, 3), (15, 5)])
-    # the left box holds one of the right person's two joints; the right box two of the left person's four
+    # the left box holds one of the right person's two keypoints; the right box two of the left person's four
     assert crowdpose.crowd_index(persons(left, right)) == pytest.approx([(1 / 4 + 2 / 2) / 2])
     assert crowdpose.crowd_index(persons(left)) == [0]
     assert crowdpose.crowd_index(persons(left, left)) == [1]
     inside = ((4, 4, 1, 1), [(4.5, 4.5)])
     assert crowdpose.crowd_index(persons(inside, *[left] * 9)) <= 1
     hidden = persons(left, right)
-    hidden.joints[1, :, 2] = 0
+    hidden.keypoints[1, :, 2] = 0
     assert crowdpose.crowd_index(hidden) == [0]
 
 
@@ -152,9 +152,9 @@ def test_index_of_the_annotations_wins() -> None:
     assert index.shape == (len(truth.ids),) and "1812.00324" in origin and index.min() >= 0 and index.max() <= 1
 
 
-def test_labels_count_visible_joints_alone() -> None:
+def test_labels_count_visible_keypoints_alone() -> None:
     truth = persons(((0, 0, 10, 10), [(1, 1), (2, 2)]))
-    truth.joints[0, :, 2] = 1
+    truth.keypoints[0, :, 2] = 1
     assert crowdpose.as_crowdpose(truth).ignore.tolist() == [True] and truth.ignore.tolist() == [False]
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from erpose_yolo.data.skeletons import CROWDPOSE_14
 from erpose_yolo.metrics import coco
-from erpose_yolo.metrics.evaluate import evaluate, is_crowdpose, joint_names, main
+from erpose_yolo.metrics.evaluate import evaluate, is_crowdpose, keypoint_names, main
 from erpose_yolo.metrics.exact import ExactPose
 from erpose_yolo.metrics.predictions import read_predictions
 from erpose_yolo.metrics.truth import from_annotations
@@ -22,7 +22,7 @@ QUIET = {"imgsz": 64, "batch": 2, "workers": 0, "device": "cpu", "verbose": Fals
 
 @pytest.fixture
 def oblong(tiny_dataset: Path, tmp_path: Path) -> Path:
-    """The tiny data set with pictures of other shapes, so that letterboxing matters; the labels are relative."""
+    """The tiny data set with images of other shapes, so that letterboxing matters; the labels are relative."""
     import cv2
 
     content = yaml.safe_load(tiny_dataset.read_text())
@@ -58,14 +58,14 @@ def oracle(*bases: type) -> Any:
             for i in range(len(self.batch["img"])):
                 of = self.batch["batch_idx"] == i
                 box = self.batch["bboxes"][of] * size
-                joints = self.batch["keypoints"][of].clone()
-                joints[..., :2] *= size[:2]
-                joints[..., :2] += torch.randn(joints[..., :2].shape, generator=generator) * self.noise
+                keypoints = self.batch["keypoints"][of].clone()
+                keypoints[..., :2] *= size[:2]
+                keypoints[..., :2] += torch.randn(keypoints[..., :2].shape, generator=generator) * self.noise
                 n = len(box)
                 corners = torch.cat((box[:, :2] - box[:, 2:] / 2, box[:, :2] + box[:, 2:] / 2), 1).repeat(2, 1)
                 score = torch.cat((0.9 - 0.1 * torch.arange(n), 0.5 - 0.1 * torch.arange(n)))
-                joints = torch.cat((joints, joints + 20 * self.noise))
-                out.append({"bboxes": corners, "conf": score, "cls": torch.zeros(2 * n), "keypoints": joints})
+                keypoints = torch.cat((keypoints, keypoints + 20 * self.noise))
+                out.append({"bboxes": corners, "conf": score, "cls": torch.zeros(2 * n), "keypoints": keypoints})
             return out
 
     return Oracle
@@ -96,7 +96,7 @@ def test_rides_along_without_changing_the_stock_figures(oblong: Path, rect: bool
     sigmas = coco.exact_sigmas(17)
     again = coco.evaluate_coco(ours.truth, found, sigmas, log=None)
     assert again == ours.exact == ours.metrics.exact and 0.1 < again["AP"] < 0.99
-    assert {name: again[name] for name in coco.STATS} == coco.judge(ours.truth, found, sigmas)
+    assert {name: again[name] for name in coco.STATS} == coco.reference_evaluation(ours.truth, found, sigmas)
     assert len(found.score) == 2 * 2 * 4
 
 
@@ -107,9 +107,9 @@ def test_perfect_predictions_survive_the_letterbox(oblong: Path, capsys: pytest.
     assert done.exact["AP"] == pytest.approx(1)
     found = done.collected.predictions(done.truth)
     best = found.score >= 0.7
-    labelled = done.truth.joints[..., 2] > 0
-    gap = np.abs(found.joints[best][..., :2] - done.truth.joints[..., :2]).max(-1)
-    assert gap[labelled].max() < 0.01  # pixels of the original picture
+    labelled = done.truth.keypoints[..., 2] > 0
+    gap = np.abs(found.keypoints[best][..., :2] - done.truth.keypoints[..., :2]).max(-1)
+    assert gap[labelled].max() < 0.01  # pixels of the original image
 
 
 def test_annotations_decide_where_they_exist(oblong: Path) -> None:
@@ -155,10 +155,10 @@ def test_every_pose_model_has_the_figures_of_yolo_val(
     options = {**QUIET, "data": str(tiny_dataset), "conf": 0.0001, "max_det": 50}
     stock = model.val(plots=False, **options)
     options.pop("data")
-    report = evaluate(model, data=tiny_dataset, save_dir=tmp_path / "out", judge=True, **options)
+    report = evaluate(model, data=tiny_dataset, save_dir=tmp_path / "out", reference=True, **options)
     assert report["stock"] == {k: float(v) for k, v in stock.results_dict.items()}
     out = capsys.readouterr().out
-    for title in ("COCO key points", "Crowds", "Joints", "left_ankle", "(labels)"):
+    for title in ("COCO keypoints", "Crowds", "Keypoints", "left_ankle", "(labels)"):
         assert title in out
     saved = json.loads((tmp_path / "out/metrics.json").read_text())
     assert saved["sigmas"] == coco.exact_sigmas(17).tolist()
@@ -167,9 +167,9 @@ def test_every_pose_model_has_the_figures_of_yolo_val(
     if name != "yolo26n-pose.yaml":  # whose random scores are all too low
         assert len(records) >= 4 and set(records[0]) >= {"image_id", "category_id", "keypoints", "score", "bbox"}
     if records:
-        assert report["judge"]["apart"] == 0
+        assert report["reference"]["apart"] == 0
     names = {f.name for f in (tmp_path / "out").iterdir()}
-    assert {"precision_recall.png", "calibration.png", "crowding.png", "joints.png"} <= names
+    assert {"precision_recall.png", "calibration.png", "crowding.png", "keypoints.png"} <= names
 
 
 def test_a_predictions_file(oblong: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_a_predictions_file(oblong: Path, tmp_path: Path, capsys: pytest.Capture
     saved = json.loads((tmp_path / "out/metrics.json").read_text())
     assert saved["coco"] == pytest.approx(done.exact)
     assert saved["crowding"]["persons"] == 8 and saved["crowding"]["miss_rate"] < 1
-    assert not (tmp_path / "out/joints.png").exists()
+    assert not (tmp_path / "out/keypoints.png").exists()
 
     records = json.loads(file.read_text())
     other = tmp_path / "other.json"
@@ -209,8 +209,8 @@ def test_crowdpose_is_recognised(tmp_path: Path) -> None:
     assert not is_crowdpose(plain, {})
     assert is_crowdpose(plain, {"kpt_oks_sigmas": list(CROWDPOSE_14.sigmas)})
     assert is_crowdpose(plain, {"kpt_names": {0: list(CROWDPOSE_14.names)}})
-    assert joint_names({}, 3) == ["joint 0", "joint 1", "joint 2"] and joint_names({}, 17)[16] == "right_ankle"
-    assert joint_names({"kpt_names": ["a", "b"]}, 2) == ["a", "b"]
+    assert keypoint_names({}, 3) == ["keypoint 0", "keypoint 1", "keypoint 2"] and keypoint_names({}, 17)[16] == "right_ankle"
+    assert keypoint_names({"kpt_names": ["a", "b"]}, 2) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_the_image_size_is_640_and_said(tiny_dataset: Path, tmp_path: Path, caps
     assert report["settings"]["imgsz"] == 64 and "Image size: 64 px" in capsys.readouterr().out
 
 
-def test_another_number_of_joints(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_number_of_keypoints(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "yolo26n-pose-five.yaml"
     from ultralytics.utils import ROOT, YAML
 

@@ -33,10 +33,10 @@ def test_key_points(result) -> None:
 
 def test_annotators_draw(result) -> None:
     points = supervision.KeyPoints.from_ultralytics(result)
-    points.xy[:] = np.random.default_rng(1).uniform(10, 110, points.xy.shape)  # inside the picture, apart
+    points.xy[:] = np.random.default_rng(1).uniform(10, 110, points.xy.shape)  # inside the image, apart
     blank = np.zeros((120, 160, 3), np.uint8)
     vertices = supervision.VertexAnnotator(radius=2).annotate(blank.copy(), points)
-    edges = supervision.EdgeAnnotator(thickness=1).annotate(blank.copy(), points)  # finds COCO's skeleton by 17 joints
+    edges = supervision.EdgeAnnotator(thickness=1).annotate(blank.copy(), points)  # finds COCO's skeleton by 17 keypoints
     assert vertices.any() and edges.any() and not np.array_equal(vertices, edges)
     x, y = points.xy[0, 0].astype(int)
     assert vertices[y, x].any()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import DFL
 
-from erpose_yolo.method.decode import HeadOutputs, decode_joints, make_cells, select_rows
-from erpose_yolo.method.refine import refine_joints
+from erpose_yolo.method.decode import HeadOutputs, decode_keypoints, make_cells, select_rows
+from erpose_yolo.method.refine import refine_keypoints
 from erpose_yolo.nn.head import LOG_SPREAD_START, ERPoseHead, best_class, tower_width
 
 CH, STRIDES = (16, 24, 32), (8.0, 16.0, 32.0)
@@ -65,7 +65,7 @@ def test_rows_layout(nc: int, shape: tuple[int, int], columns: int) -> None:
         assert ((seen > 0) & (seen < 1)).all()
 
 
-def test_rows_of_a_small_picture() -> None:
+def test_rows_of_a_small_image() -> None:
     """Fewer cells than max_det: as many rows as there are cells, in training validation and in export alike."""
     assert rows_of(make_head(), features(64)).shape == (2, 84, 57)
 
@@ -78,21 +78,21 @@ def test_max_det() -> None:
 def test_rows_are_the_decoded_best_cells() -> None:
     """Each row's pose must be that of the cell whose score it carries, and the pose's own spreads weigh that score."""
     head, x = make_head(), features()
-    for conv in [*head.deployed.spread, *head.deployed.field]:
+    for conv in [*head.deployed.spread, *head.deployed.refinement]:
         nn.init.normal_(conv.weight, 0, 0.5)
     with torch.no_grad():
         rows, raw = head(x)
     pose, logits = raw.one2one, raw.one2one_scores[0, 0]
     centres, strides = make_cells([f.shape[2:] for f in x], STRIDES, x[0])
-    coarse = decode_joints(pose.offsets, centres, strides)
-    joints, wider = refine_joints(coarse, pose.refinement, STRIDES)
-    assert (joints - coarse).abs().max() > 1  # refinement has its say, too
-    oks_of_joints = 1 / (1 + math.e * (pose.log_spread + wider)[0].exp() ** 2)
+    coarse = decode_keypoints(pose.offsets, centres, strides)
+    keypoints, wider = refine_keypoints(coarse, pose.refinement, STRIDES)
+    assert (keypoints - coarse).abs().max() > 1  # refinement has its say, too
+    oks_of_keypoints = 1 / (1 + math.e * (pose.log_spread + wider)[0].exp() ** 2)
     weight = pose.visibility[0].sigmoid()
-    score = logits.sigmoid() ** 0.5 * (oks_of_joints * weight).sum(0) / weight.sum(0)
+    score = logits.sigmoid() ** 0.5 * (oks_of_keypoints * weight).sum(0) / weight.sum(0)
     order = score.argsort(descending=True)
     assert not torch.equal(order[:5], logits.argsort(descending=True)[:5])  # the spreads have their say
-    wanted = joints[0, :, :, order[:5]].permute(2, 0, 1)
+    wanted = keypoints[0, :, :, order[:5]].permute(2, 0, 1)
     assert torch.allclose(rows[0, :5, 6:].view(5, 17, 3)[..., :2], wanted, atol=1e-4)
     assert torch.allclose(rows[0, :5, 4], score[order[:5]], rtol=1e-3)
 
@@ -100,7 +100,7 @@ def test_rows_are_the_decoded_best_cells() -> None:
 def test_more_cells_than_rows() -> None:
     """Cells are picked by their scores, and sorted by their confidence after refinement."""
     head, x = switch(make_head(), max_det=20), features()
-    for conv in [*head.deployed.spread, *head.deployed.field]:
+    for conv in [*head.deployed.spread, *head.deployed.refinement]:
         nn.init.normal_(conv.weight, 0, 0.5)
     with torch.no_grad():
         rows, raw = head(x)
@@ -116,7 +116,7 @@ def test_without_refinement_keypoints_stay_where_their_cells_put_them() -> None:
     """refine: false is the same head without the maps."""
     with_maps, without = make_head(), make_head(refine=False)
     for branch in (with_maps.pose, with_maps.one2one_pose):
-        branch.field = None
+        branch.refinement = None
     without.load_state_dict(with_maps.state_dict())
     assert torch.equal(rows_of(with_maps, features()), rows_of(without, features()))
 
@@ -145,7 +145,7 @@ def test_deployed_score_is_one_to_one() -> None:
 
 
 def test_two_columns_have_no_visibility() -> None:
-    """kpt_shape [K, 2]: the same joints, without the third column."""
+    """kpt_shape [K, 2]: the same keypoints, without the third column."""
     three, two = make_head(1, (5, 3)), make_head(1, (5, 2))
     two.load_state_dict(three.state_dict())
     a, b = rows_of(three, features()), rows_of(two, features())
@@ -245,7 +245,7 @@ def test_no_box_branch() -> None:
     head = make_head()
     assert not any(isinstance(m, DFL) for m in head.modules()) and "box" not in " ".join(head.state_dict())
     widths = {m.out_channels for m in head.modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
-    assert widths == {3 * 17, 17, 1}  # joints and visibility, as refinement; spread and heatmaps; score
+    assert widths == {3 * 17, 17, 1}  # keypoints and visibility, as refinement; spread and heatmaps; score
     learned = make_head(boxes=True)
     assert 4 in {m.out_channels for m in learned.modules() if isinstance(m, nn.Conv2d) and m.bias is not None}
 
@@ -282,7 +282,7 @@ def test_both_assignments_teach_the_backbone() -> None:
 
 
 def test_both_assignments_start_alike() -> None:
-    """Same joints and scores from weights of their own: at first both assignments then rank the same cells."""
+    """Same keypoints and scores from weights of their own: at first both assignments then rank the same cells."""
     head = make_head().train()  # with statistics of the batch, as make_head's running ones differ
     with torch.no_grad():
         raw = head(features())

@@ -19,7 +19,7 @@ from erpose_yolo.upstream import compat
 
 
 def make_model(name: str = "erpose-n.yaml", seed: int = 0, block: dict[str, Any] | None = None, **kw: Any) -> ERPoseModel:
-    """A model in evaluation mode whose batch norms have seen a picture, with the arguments that a trainer sets."""
+    """A model in evaluation mode whose batch norms have seen an image, with the arguments that a trainer sets."""
     torch.manual_seed(seed)
     cfg = load_model_yaml(name)
     cfg["erpose"] = block or {}
@@ -28,7 +28,7 @@ def make_model(name: str = "erpose-n.yaml", seed: int = 0, block: dict[str, Any]
     return model.eval()
 
 
-def pictures(size: int = 64, b: int = 2) -> Tensor:
+def images(size: int = 64, b: int = 2) -> Tensor:
     return torch.rand(b, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -44,14 +44,14 @@ def dense_rows_of(model: ERPoseModel, x: Tensor) -> Tensor:
 
 
 def batch_of(boxes: list[tuple[int, float, float, float, float]], size: int = 128, k: int = 17) -> dict[str, Any]:
-    """Collated Ultralytics batch: persons as (image, x1, y1, x2, y2) in pixels, all joints visible inside the box."""
+    """Collated Ultralytics batch: persons as (image, x1, y1, x2, y2) in pixels, all keypoints visible inside the box."""
     g = torch.Generator().manual_seed(0)
     table = torch.tensor(boxes).view(-1, 5)
     low, side = table[:, None, 1:3], (table[:, 3:] - table[:, 1:3])[:, None]
     xy = (low + side * torch.rand(len(table), k, 2, generator=g)) / size
     seen = torch.full((len(table), k, 1), 2.0)
     return {
-        "img": pictures(size),
+        "img": images(size),
         "batch_idx": table[:, 0],
         "cls": torch.zeros(len(table), 1),
         "bboxes": torch.cat(((low + side / 2)[:, 0], side[:, 0]), 1) / size,
@@ -70,7 +70,7 @@ CROWD = [(0, 4, 4, 20, 30), (0, 30, 10, 90, 110), (1, -100, -100, 230, 230), (1,
 def test_every_model_builds_and_runs(name: str) -> None:
     """Each shipped name must give rows; the larger ones more parameters."""
     model = make_model(name)
-    rows = rows_of(model, pictures(128, 1))
+    rows = rows_of(model, images(128, 1))
     levels = {"-p2": [4, 8, 16, 32], "-p6": [8, 16, 32, 64]}.get(name[8:11], [8, 16, 32])
     assert model.stride.tolist() == levels
     assert rows.shape == (1, min(300, sum((128 // s) ** 2 for s in levels)), 57) and rows.isfinite().all()
@@ -81,7 +81,7 @@ def test_every_model_builds_and_runs(name: str) -> None:
 
 
 def test_deployed_nano_is_within_budget() -> None:
-    """The promise of the project's README: at most 2.72 M parameters when fused, one class, 17 joints."""
+    """The promise of the project's README: at most 2.72 M parameters when fused, one class, 17 keypoints."""
     model = make_model().fuse(verbose=False)
     assert sum(p.numel() for p in model.parameters()) <= 2.72e6
 
@@ -89,7 +89,7 @@ def test_deployed_nano_is_within_budget() -> None:
 @pytest.mark.parametrize("name", ["erpose-n.yaml", "erpose11-n.yaml", "erpose8-n.yaml"])
 def test_fuse_keeps_rows_and_drops_training(name: str) -> None:
     """The deployed model must say what the trained one said, without the parts that only training used."""
-    model, x = make_model(name), pictures(96)
+    model, x = make_model(name), images(96)
     model.train()(x)  # batch norms leave their start
     model.eval()
     before = dense_rows_of(model, x)
@@ -104,7 +104,7 @@ def test_fuse_keeps_rows_and_drops_training(name: str) -> None:
 
 def test_save_load_deepcopy_pickle(tmp_path: Path) -> None:
     """A checkpoint, a copy (EMA) and a pickle (multi-GPU) give bit-identical rows."""
-    model, x = make_model(), pictures()
+    model, x = make_model(), images()
     model.model[-1].margins.uniform_()
     before = rows_of(model, x)
     assert torch.equal(rows_of(copy.deepcopy(model), x), before)
@@ -174,13 +174,13 @@ def test_own_weights_are_transferred_whole() -> None:
     """Fine-tuning from a checkpoint of ours keeps the head."""
     first, second = make_model(seed=1), make_model(seed=2)
     second.load(first, verbose=False)
-    assert torch.equal(rows_of(first, pictures()), rows_of(second, pictures()))
-    other = make_model(seed=3, data_kpt_shape=(5, 3))  # other joints: towers are kept, joints are new
+    assert torch.equal(rows_of(first, images()), rows_of(second, images()))
+    other = make_model(seed=3, data_kpt_shape=(5, 3))  # other keypoints: towers are kept, keypoints are new
     other.load(first, verbose=False)
     theirs, ours = first.state_dict(), other.state_dict()
     same = [k for k in ours if ours[k].shape == theirs[k].shape]
     assert all(torch.equal(ours[k], theirs[k]) for k in same)
-    assert {k.split(".")[3] for k in ours if k not in same and "pose" in k} == {"joints", "spread", "field", "heatmap"}
+    assert {k.split(".")[3] for k in ours if k not in same and "pose" in k} == {"keypoints", "spread", "refinement", "heatmap"}
 
 
 def test_foreign_weights_warn(log: list[str]) -> None:
@@ -219,15 +219,15 @@ def test_every_swap_trains_the_whole_model(block: dict[str, Any]) -> None:
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     model.eval()
     with torch.no_grad():
-        out = model(pictures())
+        out = model(images())
         value, _ = model.loss(batch_of(CROWD[:2], 64), out)  # validation loss
     assert value.isfinite().all()
-    before = dense_rows_of(model, pictures())
-    assert torch.allclose(dense_rows_of(model.fuse(verbose=False), pictures()), before, atol=1e-3, rtol=1e-4)
+    before = dense_rows_of(model, images())
+    assert torch.allclose(dense_rows_of(model.fuse(verbose=False), images()), before, atol=1e-3, rtol=1e-4)
 
 
 def test_no_one_is_there_and_nothing_is_labelled() -> None:
-    """Batches of empty pictures and of people without joints give every parameter a gradient and no NaN."""
+    """Batches of empty images and of people without keypoints give every parameter a gradient and no NaN."""
     unlabelled = batch_of(CROWD[:2])
     unlabelled["keypoints"][..., 2] = 0
     for batch in (batch_of([]), unlabelled):
@@ -237,15 +237,15 @@ def test_no_one_is_there_and_nothing_is_labelled() -> None:
 
 
 def test_targets_of_a_batch() -> None:
-    """Normalised labels become pixels; people without a labelled joint become ignore regions."""
+    """Normalised labels become pixels; people without a labelled keypoint become ignore regions."""
     batch = batch_of([(0, 8, 16, 40, 80), (1, 0, 0, 64, 32), (1, 10, 10, 20, 20)])
     batch["keypoints"][1, :, 2] = 0
-    batch["img"] = torch.zeros(2, 3, 64, 128)  # pixels come from the picture at hand: width 128, height 64
+    batch["img"] = torch.zeros(2, 3, 64, 128)  # pixels come from the image at hand: width 128, height 64
     got = to_targets(batch, torch.device("cpu"))
     assert got.image.tolist() == [0, 1] and got.ignore_image.tolist() == [1]
     assert torch.allclose(got.box[0], torch.tensor([8.0, 8.0, 40.0, 40.0]))
     assert torch.allclose(got.ignore_box[0], torch.tensor([0.0, 0.0, 64.0, 16.0]))
-    assert torch.allclose(got.joints[0, :, :2], batch["keypoints"][0, :, :2] * torch.tensor([128.0, 64.0]))
+    assert torch.allclose(got.keypoints[0, :, :2], batch["keypoints"][0, :, :2] * torch.tensor([128.0, 64.0]))
     assert got.area[0].item() == pytest.approx(0.53 * 32 * 32)
     assert batch["keypoints"].max() <= 2  # the batch itself is left alone
 
@@ -276,12 +276,12 @@ def test_criterion_takes_sigmas_and_schedule_from_the_model() -> None:
 
 
 @pytest.mark.parametrize(("shape", "columns"), [((5, 3), 21), ((21, 2), 48)])
-def test_other_joints(shape: tuple[int, int], columns: int) -> None:
+def test_other_keypoints(shape: tuple[int, int], columns: int) -> None:
     """Faces, hands, animals: any K, with or without visibility, trains and predicts."""
     model = make_model(data_kpt_shape=shape).train()
     total, _ = model.loss(batch_of(CROWD[:2], 64, k=shape[0]))
     total.sum().backward()
-    rows = rows_of(model.eval(), pictures())
+    rows = rows_of(model.eval(), images())
     assert rows.shape[-1] == columns and model.kpt_shape == list(shape) and total.isfinite().all()
 
 
@@ -291,14 +291,14 @@ def test_several_classes() -> None:
     batch = batch_of(CROWD[:2], 64)
     batch["cls"][1] = 2
     total, _ = model.loss(batch)
-    assert total.isfinite().all() and rows_of(model.eval(), pictures()).shape[-1] == 57
+    assert total.isfinite().all() and rows_of(model.eval(), images()).shape[-1] == 57
     with torch.no_grad():
-        assert model(pictures())[1].one2one_scores.shape[1] == 3
+        assert model(images())[1].one2one_scores.shape[1] == 3
 
 
 def test_end2end_stays_on() -> None:
     """Stock validator and exporter switch end2end off on the model; rows and flag must not change."""
-    model, x = make_model(), pictures()
+    model, x = make_model(), images()
     before = rows_of(model, x)
     for target in (model, model.model[-1]):
         target.end2end = False

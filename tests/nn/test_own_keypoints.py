@@ -50,10 +50,9 @@ def test_init_writes_what_the_names_say(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"erpose check {file}" in said and f"yolo pose train model=erpose-n.pt data={file}" in said
 
 
-@pytest.mark.parametrize("flag", ["--keypoints", "--joints"])
-def test_init_of_a_number(tmp_path: Path, flag: str) -> None:
+def test_init_of_a_number(tmp_path: Path) -> None:
     """Without names the mirror is the identity, and a comment says that this is a guess."""
-    assert init.main([str(tmp_path / "a.yaml"), flag, "40"]) == 0
+    assert init.main([str(tmp_path / "a.yaml"), "--keypoints", "40"]) == 0
     text = (tmp_path / "a.yaml").read_text()
     data = yaml.safe_load(text)
     assert data["flip_idx"] == list(range(40)) and len(data["kpt_names"][0]) == len(data["kpt_oks_sigmas"]) == 40
@@ -227,8 +226,8 @@ def test_batches_are_drawn_with_the_limbs_of_the_data_yaml(tmp_path: Path) -> No
     """CrowdPose's 14 by its names, other numbers by their skeleton, a broken skeleton not at all."""
     assert limbs_of({"kpt_names": {0: list(CROWDPOSE_14.names)}}, 14) == CROWDPOSE_14.limbs
     assert limbs_of({"skeleton": [[0, 1]]}, 4) == ((0, 1),) and limbs_of({}, 4) == () and limbs_of({"skeleton": [[1, 4]]}, 4) == ()
-    joints = torch.tensor([[[x / 320, y / 320, 2] for x, y in SPOTS]])
-    batch = {"img": torch.full((1, 3, 320, 320), 0.5), "keypoints": joints, "batch_idx": torch.zeros(1)}
+    keypoints = torch.tensor([[[x / 320, y / 320, 2] for x, y in SPOTS]])
+    batch = {"img": torch.full((1, 3, 320, 320), 0.5), "keypoints": keypoints, "batch_idx": torch.zeros(1)}
     images = []
     for limbs in ((), ((0, 1),)):
         plot_skeletons(batch, [], tmp_path / "a.png", limbs)

@@ -1,4 +1,4 @@
-"""Labels without boxes: rows of class and joints alone."""
+"""Labels without boxes: rows of class and keypoints alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from erpose_yolo.data.data_yaml import DataError
 from erpose_yolo.files import written_whole
 
 
-def strip_boxes(labels: Path, joints: int, dims: int = 3) -> int:
+def strip_boxes(labels: Path, keypoints: int, dims: int = 3) -> int:
     """Remove the box columns of every label file below a folder, in place; rows without a box stay.
 
     Args:
         labels: folder of label files.
-        joints: K.
+        keypoints: K.
         dims: D, 2 or 3.
 
     Returns:
@@ -31,13 +31,13 @@ def strip_boxes(labels: Path, joints: int, dims: int = 3) -> int:
         out = []
         for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
             words = line.split()
-            if len(words) == 5 + joints * dims:
+            if len(words) == 5 + keypoints * dims:
                 words[1:5] = []
                 changed += 1
-            elif words and len(words) != 1 + joints * dims:
+            elif words and len(words) != 1 + keypoints * dims:
                 raise DataError(
-                    f"{file}:{number}: {len(words)} columns, {5 + joints * dims} are needed for {joints} joints of {dims} "
-                    "values. Mend the row."
+                    f"{file}:{number}: {len(words)} columns, {5 + keypoints * dims} are needed for {keypoints} keypoints of {dims} "
+                    "values. Fix the row."
                 )
             out.append(" ".join(words))
         with written_whole(file) as part:
@@ -60,13 +60,13 @@ def generate_box_free(root: Path, synth: dict[str, Any]) -> Path:
     root = Path(root)
     if root.exists():
         if any(root.iterdir()):
-            raise FileExistsError(f"{root} exists, but its pictures are not complete. Mend: remove that folder.")
+            raise FileExistsError(f"{root} exists, but its images are not complete. Fix: remove that folder.")
         root.rmdir()
     root.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         made = generate(stage / "set", SynthConfig(**synth))
-        strip_boxes(made / "labels", joints=17)
+        strip_boxes(made / "labels", keypoints=17)
         os.rename(made, root)
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -1,7 +1,7 @@
 """COCO-format keypoint JSON -> YOLO-pose labels, data YAML and a sidecar for exact evaluation.
 
-Shapes: N annotations of the keypoint category, K joints. Pixels as in the JSON: x to the right, y down, (0, 0) the top
-left corner of the picture.
+Shapes: N annotations of the keypoint category, K keypoints. Pixels as in the JSON: x to the right, y down, (0, 0) the top
+left corner of the image.
 
 One pass over the file: what the label rows need goes into flat arrays (0.5 kB an annotation), and every annotation
 without its polygon goes to a spool file at once, since the categories that decide which of them count may come last.
@@ -29,14 +29,14 @@ from erpose_yolo.data.convert.stream import JsonStream
 from erpose_yolo.data.data_yaml import DataError, load_data_yaml
 from erpose_yolo.data.labels import Array
 from erpose_yolo.data.progress import Progress
-from erpose_yolo.data.skeletons import CROWDPOSE_14, flip_from_names, joint_names, known_skeleton, side_of
+from erpose_yolo.data.skeletons import CROWDPOSE_14, flip_from_names, keypoint_names, known_skeleton, side_of
 from erpose_yolo.method.sigmas import DEFAULT_SIGMA
 
 # Not needed for keypoint evaluation, and nine tenths of the file
 DROPPED = ("segmentation",)
 DROPPED_OF_IMAGE = ("license", "coco_url", "flickr_url", "date_captured")
 
-EDGE = 1.0  # px: a joint so little outside the picture is a click on its border and is moved there
+EDGE = 1.0  # px: a keypoint so little outside the image is a click on its border and is moved there
 SHOWN = 5  # examples in a message
 
 HEADER = "# Made by `erpose convert`. Without `path:` the root is this folder, so it can be moved as a whole.\n"
@@ -63,7 +63,7 @@ class Collected:
     boxes: array = field(default_factory=lambda: array("d"))  # x, y, width, height; NaN where not given
     has_box: array = field(default_factory=lambda: array("b"))
     lengths: array = field(default_factory=lambda: array("q"))  # numbers in `keypoints`, -1 where not given
-    joints: array = field(default_factory=lambda: array("d"))
+    keypoints: array = field(default_factory=lambda: array("d"))
     without_area: int = 0
 
 
@@ -77,8 +77,8 @@ class Summary:
     crowds: int = 0
     other_category: int = 0
     left_out: int = 0
-    joints_outside: int = 0
-    joints_moved: int = 0
+    keypoints_outside: int = 0
+    keypoints_moved: int = 0
     boxes_clipped: int = 0
     boxes_derived: int = 0
     without_area: int = 0
@@ -103,13 +103,13 @@ def convert(
     Args:
         file: COCO-format JSON with `images`, `annotations`, `categories`.
         out: root of the data set; other splits in it are kept.
-        images: folder of the pictures; may be None where ``how`` is "none".
+        images: folder of the images; may be None where ``how`` is "none".
         split: train, val, test or minival.
-        how: "link" (symbolic links), "copy", or "none" (a list OUT/SPLIT.txt, pictures are put there by the user).
-        crowdpose: insist on CrowdPose's 14 joints and a crowd index for every picture.
+        how: "link" (symbolic links), "copy", or "none" (a list OUT/SPLIT.txt, images are put there by the user).
+        crowdpose: insist on CrowdPose's 14 keypoints and a crowd index for every image.
         category: name of the keypoint category, where there are several.
-        skip_empty: leave out pictures without a labelled joint.
-        skip_missing: leave out pictures whose file is absent, instead of an error.
+        skip_empty: leave out images without a labelled keypoint.
+        skip_missing: leave out images whose file is absent, instead of an error.
         overwrite: replace this split if it is there.
 
     Returns:
@@ -117,21 +117,21 @@ def convert(
 
     Raises:
         JsonError, DataError: the JSON cannot be used; nothing has been written.
-        FileNotFoundError: the JSON or pictures are absent.
+        FileNotFoundError: the JSON or images are absent.
         FileExistsError: the split exists.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is no file. Mend: give the path of the annotation JSON.")
+        raise FileNotFoundError(f"{file} is no file. Fix: give the path of the annotation JSON.")
     if images is None and how != "none":
-        raise DataError("the folder of the pictures is needed to link or copy them. Mend: add --images DIR, or --none.")
+        raise DataError("the folder of the images is needed to link or copy them. Fix: add --images DIR, or --none.")
     if images is not None and not images.is_dir():
-        raise FileNotFoundError(f"{images} is no folder. Mend: give the folder of the pictures as --images.")
+        raise FileNotFoundError(f"{images} is no folder. Fix: give the folder of the images as --images.")
     finals = [out / "images" / split, out / "labels" / split, out / "annotations" / f"{split}.json", out / f"{split}.txt"]
     there = [path for path in (finals if how != "none" else finals[1:]) if os.path.lexists(path)]
     if there and not overwrite:
-        raise FileExistsError(f"{there[0]} exists. Mend: choose another --split or --out, or replace it with --overwrite.")
+        raise FileExistsError(f"{there[0]} exists. Fix: choose another --split or --out, or replace it with --overwrite.")
     if how != "none" and images is not None and images.resolve() == finals[0].resolve():
-        raise DataError(f"{images} is already where the pictures go. Mend: leave them there with --none.")
+        raise DataError(f"{images} is already where the images go. Fix: leave them there with --none.")
 
     new = [path for path in (out, *out.parents) if not path.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -170,11 +170,11 @@ def _convert(
     description = _merge(out / "data.yaml", description, split, "images/" + split if how != "none" else f"{split}.txt",
                          overwrite)  # fmt: skip
 
-    joints, boxes, select = _check(found, chosen, len(names))
+    keypoints, boxes, select = _check(found, chosen, len(names))
     summary.other_category = len(found.ids) - len(select)
     owner, order = _owners(found, select)
-    persons = _to_rows(found, joints, boxes, select, owner, summary)
-    keep = _pictures(found, images, owner, persons.seen, skip_empty, skip_missing, summary)
+    persons = _to_rows(found, keypoints, boxes, select, owner, summary)
+    keep = _images(found, images, owner, persons.seen, skip_empty, skip_missing, summary)
 
     _write_labels(stage / "labels", found, persons, owner, order, keep, summary)
     if how == "none":
@@ -182,7 +182,7 @@ def _convert(
         (stage / "list.txt").write_text("".join(lines), encoding="utf-8")
     else:
         assert images is not None
-        _place_pictures(stage / "images", found, images, keep, how)
+        _place_images(stage / "images", found, images, keep, how)
     kept_rows = np.zeros(len(found.ids), bool)
     kept_rows[select] = keep[owner]
     _write_sidecar(stage / "sidecar.json", spool, found, chosen, keep, kept_rows, names)
@@ -235,11 +235,11 @@ def collect(file: Path, spool: Any) -> Collected:
     for key in ("images", "annotations", "categories"):
         if stream.keys.get(key) is None:
             state = "is no list" if key in stream.keys else f"is missing; the file has {_listed(stream.keys)}"
-            raise DataError(f"{file}: `{key}` {state}. Mend: give a COCO-format keypoint annotation file.")
+            raise DataError(f"{file}: `{key}` {state}. Fix: give a COCO-format keypoint annotation file.")
         if not stream.keys[key]:
             if key == "annotations":
-                continue  # a set of pictures without anybody
-            raise DataError(f"{file}: `{key}` is empty, so there is nothing to convert. Mend: make the file again.")
+                continue  # a set of images without anybody
+            raise DataError(f"{file}: `{key}` is empty, so there is nothing to convert. Fix: make the file again.")
     ids = _view(found.image_ids)
     _refuse_twice(file, "image", ids)
     _refuse_twice(file, "annotation", _view(found.ids))
@@ -253,10 +253,10 @@ def _take_image(found: Collected, entry: Any, offset: int) -> None:
     _need_integer(number, where, "id")
     for key, side in (("width", width), ("height", height)):
         if isinstance(side, bool) or not isinstance(side, (int, float)) or not 0 < side < math.inf:
-            raise DataError(f"{where}: {key} is {side!r}. Mend: write the picture's {key} in pixels.")
+            raise DataError(f"{where}: {key} is {side!r}. Fix: write the image's {key} in pixels.")
     path = safe_relative(name)
     if path is None:
-        raise DataError(f"{where}: file_name is {name!r}. Mend: write a path inside the folder of the pictures.")
+        raise DataError(f"{where}: file_name is {name!r}. Fix: write a path inside the folder of the images.")
     found.image_ids.append(number)
     found.image_sizes.extend((width, height))
     found.image_names.append(path)
@@ -289,21 +289,21 @@ def _take_annotation(found: Collected, entry: Any, offset: int) -> None:
     else:
         _numbers(found.boxes, box, where, "bbox")
         if len(box) != 4:
-            raise DataError(f"{where}: bbox has {len(box)} numbers. Mend: write x, y, width, height in pixels.")
-    joints = entry.get("keypoints")
-    if joints is not None:
-        _numbers(found.joints, joints, where, "keypoints")
+            raise DataError(f"{where}: bbox has {len(box)} numbers. Fix: write x, y, width, height in pixels.")
+    keypoints = entry.get("keypoints")
+    if keypoints is not None:
+        _numbers(found.keypoints, keypoints, where, "keypoints")
     count = entry.get("num_keypoints")
-    if count is None and joints is not None:
-        entry["num_keypoints"] = sum(v > 0 for v in joints[2::3])  # pycocotools asks for it
+    if count is None and keypoints is not None:
+        entry["num_keypoints"] = sum(v > 0 for v in keypoints[2::3])  # pycocotools asks for it
     area = entry.get("area")
     if area is None:
         found.without_area += 1  # left so: the evaluation takes a share of the box and says so
     elif isinstance(area, bool) or not isinstance(area, (int, float)) or not 0 <= area < math.inf:
-        raise DataError(f"{where}: area is {area!r}. Mend: write the segment's area in square pixels, or leave it out.")
+        raise DataError(f"{where}: area is {area!r}. Fix: write the segment's area in square pixels, or leave it out.")
     entry.setdefault("iscrowd", 0)
-    if box is None and joints is not None:
-        entry["bbox"] = _extent(joints)
+    if box is None and keypoints is not None:
+        entry["bbox"] = _extent(keypoints)
 
     found.ids.append(entry["id"])
     found.owners.append(entry["image_id"])
@@ -312,15 +312,15 @@ def _take_annotation(found: Collected, entry: Any, offset: int) -> None:
     found.empty.append(count == 0)
     found.offsets.append(offset)
     found.has_box.append(box is not None)
-    found.lengths.append(-1 if joints is None else len(joints))
+    found.lengths.append(-1 if keypoints is None else len(keypoints))
 
 
-def _extent(joints: Sequence[float]) -> list[float] | None:
-    """Box x, y, width, height of the labelled joints; None where there is none."""
-    seen = [k for k in range(2, len(joints), 3) if joints[k] > 0]
+def _extent(keypoints: Sequence[float]) -> list[float] | None:
+    """Box x, y, width, height of the labelled keypoints; None where there is none."""
+    seen = [k for k in range(2, len(keypoints), 3) if keypoints[k] > 0]
     if not seen:
         return None
-    xs, ys = [joints[k - 2] for k in seen], [joints[k - 1] for k in seen]
+    xs, ys = [keypoints[k - 2] for k in seen], [keypoints[k - 1] for k in seen]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
@@ -330,20 +330,20 @@ def _numbers(into: array, values: Any, where: str, key: str) -> None:
             raise TypeError
         into.extend(values)
     except (TypeError, OverflowError):
-        raise DataError(f"{where}: {key} must be a list of numbers. Mend that annotation.") from None
+        raise DataError(f"{where}: {key} must be a list of numbers. Fix that annotation.") from None
 
 
 def _need(entry: Any, where: str, *keys: str) -> None:
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: must be an object, is {type(entry).__name__}. Mend: make the file again.")
+        raise DataError(f"{where}: must be an object, is {type(entry).__name__}. Fix: make the file again.")
     for key in keys:
         if key not in entry:
-            raise DataError(f"{where}: the key {key!r} is missing. Mend: add it.")
+            raise DataError(f"{where}: the key {key!r} is missing. Fix: add it.")
 
 
 def _need_integer(value: Any, where: str, key: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise DataError(f"{where}: {key} is {value!r}, it must be an integer. Mend: number the entries.")
+        raise DataError(f"{where}: {key} is {value!r}, it must be an integer. Fix: number the entries.")
 
 
 def _refuse_twice(file: Path, what: str, ids: NDArray[np.int64]) -> None:
@@ -352,7 +352,7 @@ def _refuse_twice(file: Path, what: str, ids: NDArray[np.int64]) -> None:
         twice = unique[counts > 1]
         raise DataError(
             f"{file}: {what} id {twice[0]} is used {counts[counts > 1][0]} times ({len(twice)} such ids). "
-            "Mend: give every entry an id of its own."
+            "Fix: give every entry an id of its own."
         )
 
 
@@ -370,20 +370,20 @@ def _choose_category(found: Collected, wanted: str | None) -> dict[str, Any]:
     if not posed:
         raise DataError(
             f"{found.file}: no category has `keypoints` (categories: {all_names}), so this is no keypoint file. "
-            "Mend: take the file with keypoints, for COCO person_keypoints_*.json."
+            "Fix: take the file with keypoints, for COCO person_keypoints_*.json."
         )
     if wanted is not None:
         named = [c for c in posed if c["name"] == wanted]
         if len(named) != 1:
             raise DataError(
                 f"{found.file}: {len(named)} keypoint categories are named {wanted!r}; there are "
-                f"{_listed(c['name'] for c in posed)}. Mend --category."
+                f"{_listed(c['name'] for c in posed)}. Fix --category."
             )
         return named[0]
     if len(posed) > 1:
         raise DataError(
             f"{found.file}: several categories have keypoints: {_listed(c['name'] for c in posed)}. A data set of this "
-            "package has one. Mend: choose it with --category NAME."
+            "package has one. Fix: choose it with --category NAME."
         )
     return posed[0]
 
@@ -391,22 +391,22 @@ def _choose_category(found: Collected, wanted: str | None) -> dict[str, Any]:
 def _insist_on_crowdpose(found: Collected, names: list[str]) -> None:
     if known_skeleton(names) is not CROWDPOSE_14:
         raise DataError(
-            f"{found.file}: has {len(names)} joints ({', '.join(names[:4])}, ...), not CrowdPose's 14. "
-            "Mend: erpose convert coco takes any joints."
+            f"{found.file}: has {len(names)} keypoints ({', '.join(names[:4])}, ...), not CrowdPose's 14. "
+            "Fix: erpose convert coco takes any keypoints."
         )
     if found.with_crowd_index < len(found.image_ids):
         raise DataError(
             f"{found.file}: {len(found.image_ids) - found.with_crowd_index} of {len(found.image_ids)} images have no "
-            "crowdIndex, which CrowdPose's easy/medium/hard scores need. Mend: take CrowdPose's own file, or erpose "
+            "crowdIndex, which CrowdPose's easy/medium/hard scores need. Fix: take CrowdPose's own file, or erpose "
             "convert coco."
         )
 
 
-def _check(found: Collected, chosen: dict[str, Any], joints: int) -> tuple[Array, Array, NDArray[np.int64]]:
+def _check(found: Collected, chosen: dict[str, Any], keypoints: int) -> tuple[Array, Array, NDArray[np.int64]]:
     """Check what could not be checked before the categories were known.
 
     Returns:
-        Joints (N, K, 3) and boxes (N, 4) of the annotations of the category, in pixels, and their places (N,).
+        Keypoints (N, K, 3) and boxes (N, 4) of the annotations of the category, in pixels, and their places (N,).
     """
     kinds = _view(found.kinds)
     known = {c["id"] for c in found.categories}
@@ -414,53 +414,53 @@ def _check(found: Collected, chosen: dict[str, Any], joints: int) -> tuple[Array
     if len(strange):
         raise DataError(
             f"{_place(found, strange[0])}: category_id {kinds[strange[0]]} is not among `categories` "
-            f"({', '.join(map(str, sorted(known)))}; {len(strange)} such annotations). Mend: add the category."
+            f"({', '.join(map(str, sorted(known)))}; {len(strange)} such annotations). Fix: add the category."
         )
     select = np.flatnonzero(kinds == chosen["id"])
     lengths = _view(found.lengths)
     crowd, empty = _view(found.crowd), _view(found.empty)
-    excused = (lengths == -1) & ((crowd == 1) | (empty == 1))  # a region without joints may lack the key
-    wrong = select[(lengths[select] != 3 * joints) & ~excused[select]]
+    excused = (lengths == -1) & ((crowd == 1) | (empty == 1))  # a region without keypoints may lack the key
+    wrong = select[(lengths[select] != 3 * keypoints) & ~excused[select]]
     if len(wrong):
         n = lengths[wrong[0]]
         what = "the key 'keypoints' is missing" if n < 0 else f"keypoints has {n} numbers"
         raise DataError(
-            f"{_place(found, wrong[0])}: {what}, {3 * joints} are needed for the {joints} joints of category "
-            f"{chosen['name']!r} ({len(wrong)} such annotations). Mend these annotations, or the category."
+            f"{_place(found, wrong[0])}: {what}, {3 * keypoints} are needed for the {keypoints} keypoints of category "
+            f"{chosen['name']!r} ({len(wrong)} such annotations). Fix these annotations, or the category."
         )
     sizes = np.maximum(lengths, 0)
     starts = np.cumsum(sizes) - sizes
-    flat = _view(found.joints)
+    flat = _view(found.keypoints)
     if len(select) == len(lengths) and not excused.any():
-        poses = flat.reshape(-1, joints, 3)
+        poses = flat.reshape(-1, keypoints, 3)
     else:
-        poses = np.zeros((len(select), joints, 3))
+        poses = np.zeros((len(select), keypoints, 3))
         full = lengths[select] >= 0
-        poses[full] = flat[starts[select][full, None] + np.arange(3 * joints)].reshape(-1, joints, 3)
+        poses[full] = flat[starts[select][full, None] + np.arange(3 * keypoints)].reshape(-1, keypoints, 3)
     boxes = _view(found.boxes).reshape(-1, 4)[select]
 
     bad = select[~np.isfinite(poses).all((1, 2))]
     if len(bad):
-        raise DataError(f"{_place(found, bad[0])}: a keypoint is NaN or infinite ({len(bad)} such). Mend or remove it.")
+        raise DataError(f"{_place(found, bad[0])}: a keypoint is NaN or infinite ({len(bad)} such). Fix or remove it.")
     bad = select[~np.isin(poses[:, :, 2], (0, 1, 2)).all(1)]
     if len(bad):
         raise DataError(
-            f"{_place(found, bad[0])}: a visibility is not 0, 1 or 2 ({len(bad)} such). Mend: 0 is not labelled, 1 hidden, "
+            f"{_place(found, bad[0])}: a visibility is not 0, 1 or 2 ({len(bad)} such). Fix: 0 is not labelled, 1 hidden, "
             "2 visible."
         )
     has_box = _view(found.has_box)[select] == 1
     bad = select[has_box & ~np.isfinite(boxes).all(1)]
     if len(bad):
-        raise DataError(f"{_place(found, bad[0])}: bbox is NaN or infinite ({len(bad)} such). Mend or remove it.")
+        raise DataError(f"{_place(found, bad[0])}: bbox is NaN or infinite ({len(bad)} such). Fix or remove it.")
     bad = select[has_box & (boxes[:, 2:] < 0).any(1)]
     if len(bad):
         raise DataError(
-            f"{_place(found, bad[0])}: bbox has a negative width or height ({len(bad)} such). Mend: x, y, width, height."
+            f"{_place(found, bad[0])}: bbox has a negative width or height ({len(bad)} such). Fix: x, y, width, height."
         )
     bad = select[~has_box & ~(poses[:, :, 2] > 0).any(1)]
     if len(bad):
         raise DataError(
-            f"{_place(found, bad[0])}: has neither a bbox nor a labelled joint ({len(bad)} such). Mend: add the bbox, or "
+            f"{_place(found, bad[0])}: has neither a bbox nor a labelled keypoint ({len(bad)} such). Fix: add the bbox, or "
             "remove the annotation."
         )
     return poses, boxes, select
@@ -480,7 +480,7 @@ def _owners(found: Collected, select: NDArray[np.int64]) -> tuple[NDArray[np.int
     if len(lost):
         raise DataError(
             f"{_place(found, select[lost[0]])}: image_id {wanted[lost[0]]} is not among `images` ({len(lost)} such "
-            "annotations). Mend: add the image, or remove the annotation."
+            "annotations). Fix: add the image, or remove the annotation."
         )
     return owner, np.argsort(owner, kind="stable")
 
@@ -490,18 +490,18 @@ def _owners(found: Collected, select: NDArray[np.int64]) -> tuple[NDArray[np.int
 
 @dataclass
 class Persons:
-    """Label rows of N annotations, as shares of the picture: boxes (N, 4) in centre form, joints (N, K, 3)."""
+    """Label rows of N annotations, as shares of the image: boxes (N, 4) in centre form, keypoints (N, K, 3)."""
 
     boxes: Array
-    joints: Array
-    seen: NDArray[np.bool_]  # (N,) has a labelled joint and is no crowd
-    usable: NDArray[np.bool_]  # (N,) has a place in the picture
+    keypoints: Array
+    seen: NDArray[np.bool_]  # (N,) has a labelled keypoint and is no crowd
+    usable: NDArray[np.bool_]  # (N,) has a place in the image
 
 
 def _to_rows(
     found: Collected, poses: Array, boxes: Array, select: NDArray[np.int64], owner: NDArray[np.int64], summary: Summary
 ) -> Persons:
-    """Pixels -> shares of the picture; crowds lose their joints, what lies outside the picture is clipped."""
+    """Pixels -> shares of the image; crowds lose their keypoints, what lies outside the image is clipped."""
     size = _view(found.image_sizes).reshape(-1, 2)[owner]  # (N, 2)
     crowd = _view(found.crowd)[select] == 1
     point, label = poses[:, :, :2], poses[:, :, 2] > 0
@@ -510,13 +510,13 @@ def _to_rows(
     limit = size[:, None]
     outside: Any = ((point < 0) | (point > limit)).any(2) & label
     near = ((point >= -EDGE) & (point <= limit + EDGE)).all(2)
-    summary.joints_moved = int((outside & near).sum())
-    summary.joints_outside = int((outside & ~near).sum())
+    summary.keypoints_moved = int((outside & near).sum())
+    summary.keypoints_outside = int((outside & ~near).sum())
     label &= near | ~outside
-    joints = np.zeros_like(poses)
-    np.divide(np.clip(point, 0, limit), limit, out=joints[:, :, :2])
-    joints[:, :, 2] = poses[:, :, 2]
-    joints[~label] = 0
+    keypoints = np.zeros_like(poses)
+    np.divide(np.clip(point, 0, limit), limit, out=keypoints[:, :, :2])
+    keypoints[:, :, 2] = poses[:, :, 2]
+    keypoints[~label] = 0
     seen: Any = label.any(1)
 
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
@@ -525,20 +525,20 @@ def _to_rows(
     flat: Any = ~((corner[1] - corner[0]) > 0).all(1)  # NaN, that is no box, included
     derive = flat & seen
     if derive.any():
-        corner[0][derive], corner[1][derive] = _boxes_of_joints(joints[derive], label[derive], size[derive])
+        corner[0][derive], corner[1][derive] = _boxes_of_keypoints(keypoints[derive], label[derive], size[derive])
     summary.boxes_derived = int(derive.sum())
     summary.boxes_clipped = int((beyond & ~flat).sum())
     centre = (corner[0] + corner[1]) / 2 / size
     side = (corner[1] - corner[0]) / size
-    return Persons(np.concatenate((centre, side), 1), joints, seen, ~flat | seen)
+    return Persons(np.concatenate((centre, side), 1), keypoints, seen, ~flat | seen)
 
 
-def _boxes_of_joints(joints: Array, label: NDArray[np.bool_], size: Array) -> tuple[Array, Array]:
-    """Corners (N, 2), (N, 2) in pixels around the labelled joints, no side shorter than a quarter of the other or 4 px.
+def _boxes_of_keypoints(keypoints: Array, label: NDArray[np.bool_], size: Array) -> tuple[Array, Array]:
+    """Corners (N, 2), (N, 2) in pixels around the labelled keypoints, no side shorter than a quarter of the other or 4 px.
 
     The same least aspect as the area rule of :mod:`erpose_yolo.method.oks` takes.
     """
-    point = joints[:, :, :2] * size[:, None]
+    point = keypoints[:, :, :2] * size[:, None]
     low = np.where(label[..., None], point, np.inf).min(1)
     high = np.where(label[..., None], point, -np.inf).max(1)
     side = np.maximum(high - low, np.maximum((high - low).max(1, keepdims=True) / 4, 4.0))
@@ -546,7 +546,7 @@ def _boxes_of_joints(joints: Array, label: NDArray[np.bool_], size: Array) -> tu
     return np.clip(centre - side / 2, 0, size), np.clip(centre + side / 2, 0, size)
 
 
-def _pictures(
+def _images(
     found: Collected,
     images: Path | None,
     owner: NDArray[np.int64],
@@ -566,7 +566,7 @@ def _pictures(
         if stem in stems:
             raise DataError(
                 f"{found.file}: images {found.image_ids[stems[stem]]} and {found.image_ids[i]} ({found.sources[stems[stem]]}, "
-                f"{found.sources[i]}) would share one label file. Mend: give them names that differ before the suffix."
+                f"{found.sources[i]}) would share one label file. Fix: give them names that differ before the suffix."
             )
         stems[stem] = i
     if images is None:
@@ -575,11 +575,11 @@ def _pictures(
     if absent and not skip_missing:
         some = ", ".join(found.sources[i] for i in absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
         raise FileNotFoundError(
-            f"{found.file}: {len(absent)} of {int(keep.sum())} images are not in {images}: {some}. Mend: fetch them, give "
+            f"{found.file}: {len(absent)} of {int(keep.sum())} images are not in {images}: {some}. Fix: fetch them, give "
             "the right --images, or leave them out with --skip-missing."
         )
     if len(absent) == keep.sum() and absent:
-        raise FileNotFoundError(f"{found.file}: none of the images is in {images}. Mend: give the right --images.")
+        raise FileNotFoundError(f"{found.file}: none of the images is in {images}. Fix: give the right --images.")
     keep[absent] = False
     summary.missing = len(absent)
     return keep
@@ -606,13 +606,13 @@ def _write_labels(
     keep: NDArray[np.bool_],
     summary: Summary,
 ) -> None:
-    """One file for every picture, empty where nobody is: that says that it was looked at."""
-    joints = persons.joints.shape[1]
-    # 8 digits: the rounding is below 1e-4 px in a picture of 10,000 px
-    person = "0" + " %.8g" * 4 + " %.8g %.8g %d" * joints
-    region = "0" + " %.8g" * 4 + " 0 0 0" * joints
+    """One file for every image, empty where nobody is: that says that it was looked at."""
+    keypoints = persons.keypoints.shape[1]
+    # 8 digits: the rounding is below 1e-4 px in an image of 10,000 px
+    person = "0" + " %.8g" * 4 + " %.8g %.8g %d" * keypoints
+    region = "0" + " %.8g" * 4 + " 0 0 0" * keypoints
     ends = np.searchsorted(owner[order], np.arange(len(keep)), side="right")
-    numbers = persons.joints.reshape(len(order), 3 * joints)
+    numbers = persons.keypoints.reshape(len(order), 3 * keypoints)
     folders = _Folders(folder)
     bar = Progress("writing labels", int(keep.sum()))
     start = 0
@@ -635,21 +635,21 @@ def _write_labels(
     bar.close()
 
 
-def _place_pictures(folder: Path, found: Collected, images: Path, keep: NDArray[np.bool_], how: str) -> None:
+def _place_images(folder: Path, found: Collected, images: Path, keep: NDArray[np.bool_], how: str) -> None:
     root = os.path.realpath(images)
     folders = _Folders(folder)
     indices = np.flatnonzero(keep).tolist()
-    for i in Progress("linking pictures" if how == "link" else "copying pictures", len(indices)).over(indices):
+    for i in Progress("linking images" if how == "link" else "copying images", len(indices)).over(indices):
         source, target = _source(root, found, i), folders.place(found.image_names[i])
         if source is None:
-            raise FileNotFoundError(f"{found.sources[i]} has gone from {images} meanwhile. Mend: run it again.")
+            raise FileNotFoundError(f"{found.sources[i]} has gone from {images} meanwhile. Fix: run it again.")
         if how == "copy":
             shutil.copyfile(source, target)
             continue
         try:
             os.symlink(source, target)
         except OSError as error:
-            raise DataError(f"cannot make links in {folder.parent.parent}: {error}. Mend: use --copy or --none.") from None
+            raise DataError(f"cannot make links in {folder.parent.parent}: {error}. Fix: use --copy or --none.") from None
 
 
 class _Folders:
@@ -678,7 +678,7 @@ def _write_sidecar(
     rows: NDArray[np.bool_],
     names: list[str],
 ) -> None:
-    """The annotations without polygons, with the pictures' names in the data set: what pycocotools evaluates on."""
+    """The annotations without polygons, with the images' names in the data set: what pycocotools evaluates on."""
     category = dict(chosen)
     category["skeleton"] = [[a + 1, b + 1] for a, b in _limbs(chosen, names)[0]]
     info = {"description": f"{found.file.name}, filtered by erpose convert: no segmentation"}
@@ -700,9 +700,9 @@ def _write_sidecar(
 def _limbs(chosen: dict[str, Any], names: list[str]) -> tuple[list[list[int]], bool]:
     """The category's limbs, counted from 0, and True; the published ones or none and False where its own are no use."""
     pairs = chosen.get("skeleton")
-    joints = range(1, len(names) + 1)  # COCO counts from 1
+    keypoints = range(1, len(names) + 1)  # COCO counts from 1
     if isinstance(pairs, list) and pairs:
-        if all(isinstance(p, list) and len(p) == 2 and p[0] in joints and p[1] in joints for p in pairs):
+        if all(isinstance(p, list) and len(p) == 2 and p[0] in keypoints and p[1] in keypoints for p in pairs):
             return [[int(a) - 1, int(b) - 1] for a, b in pairs], True
     known = known_skeleton(names)
     return [list(pair) for pair in known.limbs] if known else [], False
@@ -716,12 +716,12 @@ def _describe(found: Collected, chosen: dict[str, Any], names: list[str], split:
         data["kpt_oks_sigmas"] = list(known.sigmas)
     else:
         summary.notes.append(
-            f"no published sigmas for these {len(names)} joints: OKS takes {DEFAULT_SIGMA} for each, about COCO's mean. "
+            f"no published sigmas for these {len(names)} keypoints: OKS takes {DEFAULT_SIGMA} for each, about COCO's mean. "
             "kpt_oks_sigmas in data.yaml sets others."
         )
     flip, alone = flip_from_names(names)
     if alone or (len(names) > 1 and not any(side_of(name)[0] for name in names)):
-        why = f"{alone[0]!r} has no partner on the other side" if alone else "the joints' names tell no sides"
+        why = f"{alone[0]!r} has no partner on the other side" if alone else "the keypoints' names tell no sides"
         summary.notes.append(f"no flip_idx written, so training does not mirror: {why}. Add flip_idx to data.yaml.")
     else:
         data["flip_idx"] = flip
@@ -730,7 +730,7 @@ def _describe(found: Collected, chosen: dict[str, Any], names: list[str], split:
         data["skeleton"] = limbs
     if chosen.get("skeleton") and not own:
         instead = f"{known.title}'s limbs are written in its place" if known else "it is left out"
-        summary.notes.append(f"the file's skeleton is not pairs of joints from 1 to {len(names)}: {instead}.")
+        summary.notes.append(f"the file's skeleton is not pairs of keypoints from 1 to {len(names)}: {instead}.")
     summary.without_area = found.without_area
     return data
 
@@ -739,7 +739,7 @@ def _merge(file: Path, new: dict[str, Any], split: str, where: str, overwrite: b
     """Add a split to the data YAML that is there, or begin one; what its owner added is kept.
 
     Raises:
-        DataError: the data YAML is of other joints.
+        DataError: the data YAML is of other keypoints.
     """
     data: dict[str, Any] = {}
     if file.is_file():
@@ -749,19 +749,19 @@ def _merge(file: Path, new: dict[str, Any], split: str, where: str, overwrite: b
         line = f"{file}:{there.lines.get('kpt_shape', 1)}"
         if shape is not None and shape != new["kpt_shape"]:
             raise DataError(
-                f"{line}: kpt_shape is {shape}, but the file to convert has {k} joints: {new['kpt_shape']}. Mend: convert "
+                f"{line}: kpt_shape is {shape}, but the file to convert has {k} keypoints: {new['kpt_shape']}. Fix: convert "
                 "it into another --out."
             )
-        old = joint_names(data.get("kpt_names"), k)
+        old = keypoint_names(data.get("kpt_names"), k)
         if old is not None and old != new["kpt_names"][0]:
             first = next(i for i in range(k) if old[i] != new["kpt_names"][0][i])
             raise DataError(
-                f"{file}:{there.lines['kpt_names']}: joint {first} is {old[first]!r}, but {new['kpt_names'][0][first]!r} in "
-                "the file to convert. Mend: convert it into another --out."
+                f"{file}:{there.lines['kpt_names']}: keypoint {first} is {old[first]!r}, but {new['kpt_names'][0][first]!r} in "
+                "the file to convert. Fix: convert it into another --out."
             )
         if data.get(split) not in (None, where) and not overwrite:
             raise FileExistsError(
-                f"{file}:{there.lines[split]}: {split} is {data[split]!r} already. Mend: another --split, or --overwrite."
+                f"{file}:{there.lines[split]}: {split} is {data[split]!r} already. Fix: another --split, or --overwrite."
             )
     data[split] = where
     data["annotations"] = {**(data.get("annotations") or {}), split: f"annotations/{split}.json"}

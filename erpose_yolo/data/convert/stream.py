@@ -71,7 +71,7 @@ class JsonStream:
         first = self._peek()
         if first != "{":
             if not first:
-                raise JsonError(f"{self.file}: the file is empty. Mend: fetch or make it again.")
+                raise JsonError(f"{self.file}: the file is empty. Fix: fetch or make it again.")
             self._fail(f"must begin with {{, an object with named members, but begins with {first!r}")
         self._at += 1
         self._where = "in the outermost object"
@@ -135,7 +135,7 @@ class JsonStream:
         except UnicodeDecodeError as error:
             at = self._read - pending + error.start
             raise JsonError(
-                f"{self.file}: byte {at}: not UTF-8 text ({error.reason}). Mend: save the file as UTF-8, or fetch it again."
+                f"{self.file}: byte {at}: not UTF-8 text ({error.reason}). Fix: save the file as UTF-8, or fetch it again."
             ) from None
         self._read += len(data)
         self._text, self._at = rest + new, 0
@@ -193,11 +193,11 @@ class JsonStream:
         return self._base + _bytes(self._text[:at])
 
     def _cut(self, at: int) -> NoReturn:
-        raise JsonError(f"{self.file}: byte {self._byte(at)}: the file is cut off {self._where}. Mend: fetch or copy it again.")
+        raise JsonError(f"{self.file}: byte {self._byte(at)}: the file is cut off {self._where}. Fix: fetch or copy it again.")
 
     def _fail(self, what: str, at: int | None = None) -> NoReturn:
         byte = self._byte(self._at if at is None else at)
-        raise JsonError(f"{self.file}: byte {byte}: not valid here ({self._where}): {what}. Mend: fetch or make it again.")
+        raise JsonError(f"{self.file}: byte {byte}: not valid here ({self._where}): {what}. Fix: fetch or make it again.")
 
 
 def _bytes(text: str) -> int:

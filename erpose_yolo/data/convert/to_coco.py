@@ -1,7 +1,7 @@
 """YOLO-pose labels -> COCO-format keypoint JSON, the way back of :mod:`erpose_yolo.data.convert.from_coco`.
 
 What rows cannot say (segment area, crowd, image ids, crowd index) comes from the split's sidecar where there is one:
-a row takes over the annotation whose box or joints it was made from. A row without such an annotation, which somebody
+a row takes over the annotation whose box or keypoints it was made from. A row without such an annotation, which somebody
 added or moved, gets a new id and the area rule's area, 0.53 of its box.
 """
 
@@ -16,10 +16,10 @@ import numpy as np
 
 from erpose_yolo.data.convert.stream import JsonStream
 from erpose_yolo.data.data_yaml import DataError, DataYaml, load_data_yaml
-from erpose_yolo.data.images import label_of, picture_size, pictures_of
+from erpose_yolo.data.images import image_size, images_of, label_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
 from erpose_yolo.data.progress import Progress
-from erpose_yolo.data.skeletons import joint_names, known_skeleton
+from erpose_yolo.data.skeletons import keypoint_names, known_skeleton
 from erpose_yolo.files import written_whole
 
 SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are the same person
@@ -27,7 +27,7 @@ SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are
 
 @dataclass
 class Sidecar:
-    """The original annotations of a split, by the pictures' names in the data set."""
+    """The original annotations of a split, by the images' names in the data set."""
 
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     annotations: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # by image id
@@ -41,7 +41,7 @@ class Summary:
     images: int = 0
     annotations: int = 0
     matched: int = 0
-    pictures_opened: int = 0
+    images_opened: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -60,19 +60,19 @@ def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> 
         FileExistsError: the JSON exists.
     """
     if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists. Mend: another --out, or replace it with --overwrite.")
+        raise FileExistsError(f"{out} exists. Fix: another --out, or replace it with --overwrite.")
     source = load_data_yaml(data_yaml)
-    joints, dims = _shape(source)
+    keypoints, dims = _shape(source)
     if not source.data.get(split):
-        raise DataError(f"{source.file}:1: no split {split!r}. Mend: choose one with --split.")
+        raise DataError(f"{source.file}:1: no split {split!r}. Fix: choose one with --split.")
     side = _read_sidecar(source, split)
-    pictures = pictures_of(source.entries(split))
+    images = images_of(source.entries(split))
     roots = [entry for entry in source.entries(split) if entry.is_dir()] or [source.root / "images" / split]
 
     out.parent.mkdir(parents=True, exist_ok=True)
     summary = Summary()
     with written_whole(out) as part, open(part, "w", encoding="ascii") as file:
-        _write(file, source, side, pictures, roots, joints, dims, summary)
+        _write(file, source, side, images, roots, keypoints, dims, summary)
     return summary
 
 
@@ -80,7 +80,7 @@ def _shape(source: DataYaml) -> tuple[int, int]:
     shape = source.data.get("kpt_shape")
     if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) for n in shape) and shape[1] in (2, 3)):
         raise DataError(
-            f"{source.file}:{source.lines.get('kpt_shape', 1)}: kpt_shape is {shape!r}. Mend: [number of joints, 2 or 3]."
+            f"{source.file}:{source.lines.get('kpt_shape', 1)}: kpt_shape is {shape!r}. Fix: [number of keypoints, 2 or 3]."
         )
     return shape[0], shape[1]
 
@@ -90,7 +90,7 @@ def _read_sidecar(source: DataYaml, split: str) -> Sidecar | None:
     if file is None:
         return None
     if not file.is_file():
-        raise FileNotFoundError(f"{source.file}:{source.lines['annotations']}: {file} is no file. Mend: convert again.")
+        raise FileNotFoundError(f"{source.file}:{source.lines['annotations']}: {file} is no file. Fix: convert again.")
     side = Sidecar()
     stream = JsonStream(file)
     for key, index, value in stream:
@@ -109,40 +109,40 @@ def _write(
     file: Any,
     source: DataYaml,
     side: Sidecar | None,
-    pictures: list[Path],
+    images: list[Path],
     roots: list[Path],
-    joints: int,
+    keypoints: int,
     dims: int,
     summary: Summary,
 ) -> None:
-    """Write the JSON while going over the pictures; annotations wait in memory as text, for ids of new ones."""
+    """Write the JSON while going over the images; annotations wait in memory as text, for ids of new ones."""
     names = source.data.get("names") or {0: "person"}
     names = dict(enumerate(names)) if isinstance(names, list) else names
-    categories = _categories(source, side, names, joints)
+    categories = _categories(source, side, names, keypoints)
     taken = {a["id"] for group in (side.annotations.values() if side else ()) for a in group}
     next_id = max(taken, default=0) + 1
-    image_ids = _image_ids(pictures, roots, side)
+    image_ids = _image_ids(images, roots, side)
     info = {"description": f"{source.file.name} by erpose convert; area: of the sidecar, else 0.53 x width x height"}
     file.write(f'{{"info":{json.dumps(info)},\n"categories":{json.dumps(categories)},\n"images":[')
     texts: list[str] = []
-    for number, picture in enumerate(Progress("converting labels", len(pictures)).over(pictures)):
-        name = _name_in(picture, roots)
+    for number, image in enumerate(Progress("converting labels", len(images)).over(images)):
+        name = _name_in(image, roots)
         entry = side.images.get(name) if side else None
         if entry is None:
             try:
-                width, height = picture_size(picture)
+                width, height = image_size(image)
             except OSError as error:
-                raise DataError(f"{picture}: cannot be read: {error}. Mend: replace the picture.") from None
+                raise DataError(f"{image}: cannot be read: {error}. Fix: replace the image.") from None
             entry = {"id": image_ids[number], "file_name": name, "width": width, "height": height}
-            summary.pictures_opened += 1
+            summary.images_opened += 1
         file.write((",\n" if number else "\n") + json.dumps(entry, separators=(",", ":")))
-        label = label_of(picture)
-        rows = read_rows(label, joints, dims) if label.is_file() else None
+        label = label_of(image)
+        rows = read_rows(label, keypoints, dims) if label.is_file() else None
         if rows is None:
             continue
         if rows.problems:
             first = rows.problems[0]
-            raise DataError(f"{label}:{first.line}: {first.what}. Mend: {first.mend}.")
+            raise DataError(f"{label}:{first.line}: {first.what}. Fix: {first.fix}.")
         known = side.annotations.get(entry["id"], []) if side else []
         for annotation, match in _annotations(rows, entry, known, categories, label):
             if match is None:
@@ -152,7 +152,7 @@ def _write(
                 summary.matched += 1
             texts.append(json.dumps(annotation, separators=(",", ":")))
         summary.images += 1
-    summary.images = len(pictures)
+    summary.images = len(images)
     summary.annotations = len(texts)
     file.write('\n],\n"annotations":[')
     for i, text in enumerate(texts):
@@ -160,13 +160,13 @@ def _write(
     file.write("\n]}\n")
 
 
-def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], joints: int) -> list[dict[str, Any]]:
+def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], keypoints: int) -> list[dict[str, Any]]:
     """One category a class; ids are those of the sidecar, else class index + 1."""
-    titles = joint_names(source.data.get("kpt_names"), joints)
+    titles = keypoint_names(source.data.get("kpt_names"), keypoints)
     limbs = source.data.get("skeleton")
-    if titles is None and (guess := known_skeleton(None, joints)) is not None:
+    if titles is None and (guess := known_skeleton(None, keypoints)) is not None:
         titles, limbs = list(guess.names), limbs or guess.limbs  # rows do not need names, COCO files do
-    titles = titles or [f"joint_{k}" for k in range(joints)]
+    titles = titles or [f"keypoint_{k}" for k in range(keypoints)]
     out = []
     for index, name in sorted(names.items()):
         theirs = next((c for c in (side.categories if side else []) if c.get("name") == name), None)
@@ -176,29 +176,29 @@ def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], j
     return out
 
 
-def _image_ids(pictures: list[Path], roots: list[Path], side: Sidecar | None) -> list[int]:
-    """Ids of the pictures that the sidecar does not know: the number in the name where all are such, as in COCO."""
+def _image_ids(images: list[Path], roots: list[Path], side: Sidecar | None) -> list[int]:
+    """Ids of the images that the sidecar does not know: the number in the name where all are such, as in COCO."""
     if side is None:
-        stems = [p.stem for p in pictures]
+        stems = [p.stem for p in images]
         if all(s.isascii() and s.isdigit() and len(s) < 19 for s in stems) and len({int(s) for s in stems}) == len(stems):
             return [int(s) for s in stems]
-        return list(range(1, len(pictures) + 1))
+        return list(range(1, len(images) + 1))
     first = max((entry["id"] for entry in side.images.values()), default=0) + 1
-    return list(range(first, first + len(pictures)))
+    return list(range(first, first + len(images)))
 
 
-def _name_in(picture: Path, roots: list[Path]) -> str:
-    """Name of a picture relative to its split's folder."""
+def _name_in(image: Path, roots: list[Path]) -> str:
+    """Name of an image relative to its split's folder."""
     for root in roots:
-        if picture.is_relative_to(root):
-            return picture.relative_to(root).as_posix()
-    return picture.name
+        if image.is_relative_to(root):
+            return image.relative_to(root).as_posix()
+    return image.name
 
 
 def _annotations(
     rows: Rows, image: dict[str, Any], known: list[dict[str, Any]], categories: list[dict[str, Any]], label: Path
 ) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """The rows of a picture as annotations, each with the annotation of the sidecar that it takes over or None."""
+    """The rows of an image as annotations, each with the annotation of the sidecar that it takes over or None."""
     width, height = float(image["width"]), float(image["height"])
     poses = rows.posed().copy()
     poses[:, :, :2] *= (width, height)
@@ -213,9 +213,9 @@ def _annotations(
         line = f"{label}:{rows.lines[n]}"
         category = int(rows.category[n]) if np.isfinite(rows.category[n]) else -1
         if not 0 <= category < len(categories) or category != rows.category[n]:
-            raise DataError(f"{line}: class {rows.category[n]:g} is not among `names`. Mend: the row, or names.")
+            raise DataError(f"{line}: class {rows.category[n]:g} is not among `names`. Fix: the row, or names.")
         if not np.isfinite(poses[n]).all() or (not free[n] and not np.isfinite(corners[n]).all()):
-            raise DataError(f"{line}: a value is NaN or infinite. Mend that row.")
+            raise DataError(f"{line}: a value is NaN or infinite. Fix that row.")
         box = _box_of(poses[n][seen[n]]) if free[n] else corners[n]
         match = _match(poses[n], box, seen[n], left, width, height)
         annotation: dict[str, Any] = {}
@@ -235,7 +235,7 @@ def _annotations(
 
 
 def _box_of(points: Array) -> Array:
-    """Box x, y, width, height around labelled joints; zero where there is none."""
+    """Box x, y, width, height around labelled keypoints; zero where there is none."""
     if not len(points):
         return np.zeros(4)
     low, high = points[:, :2].min(0), points[:, :2].max(0)
@@ -245,7 +245,7 @@ def _box_of(points: Array) -> Array:
 def _match(
     pose: Array, box: Array, seen: Any, candidates: list[dict[str, Any]], width: float, height: float
 ) -> dict[str, Any] | None:
-    """The annotation that the row was made from: same labelled joints, or the same box where none is labelled."""
+    """The annotation that the row was made from: same labelled keypoints, or the same box where none is labelled."""
     for candidate in candidates:
         theirs = np.asarray(candidate.get("keypoints") or np.zeros(pose.size), float).reshape(-1, 3)
         inside = (theirs[:, 2] > 0) & ((theirs[:, :2] >= -1) & (theirs[:, :2] <= (width + 1, height + 1))).all(1)

@@ -1,4 +1,4 @@
-"""Synthetic people: labelled pictures of articulated 3-D people, made on first use, so that nothing is downloaded.
+"""Synthetic people: labelled images of articulated 3-D people, made on first use, so that nothing is downloaded.
 
 In order of the work: `skeleton` (bones, limits, proportions), `pose` (what people do), `body` (flesh and clothes as a
 mesh), `wardrobe` (outfits and textures), `camera`, `raster` (pixels, depth, ownership), `background`, `scene`

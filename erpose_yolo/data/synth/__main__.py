@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from .config import SynthConfig
-from .dataset import contact_sheet, generate, picture, write_data_yaml
+from .dataset import contact_sheet, draw_image, generate, write_data_yaml
 from .pose import ACTIVITIES
 from .scene import max_iou
 
@@ -19,10 +19,10 @@ from .scene import max_iou
 def bench(cfg: SynthConfig, seconds: float) -> str:
     """Render and JPEG-encode for a while on one core and say how fast it went and what the people are like."""
     cv2.setNumThreads(1)
-    picture(cfg, "train", 0)  # fills the noise banks
+    draw_image(cfg, "train", 0)  # fills the noise banks
     start, start_cpu, done, crowd, persons = time.perf_counter(), time.process_time(), 0, [], 0
     while time.perf_counter() - start < seconds:
-        image, boxes, _ = picture(cfg, "train", done)
+        image, boxes, _ = draw_image(cfg, "train", done)
         cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
         crowd.append(max_iou(boxes))
         persons += len(boxes)
@@ -38,20 +38,20 @@ def bench(cfg: SynthConfig, seconds: float) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments and do what they ask."""
     default = SynthConfig()
-    parser = argparse.ArgumentParser(prog="python -m erpose_yolo.data.synth", description="Make synthetic pictures of people.")
+    parser = argparse.ArgumentParser(prog="python -m erpose_yolo.data.synth", description="Make synthetic images of people.")
     parser.add_argument("--out", type=Path, help="write a data set into this folder")
-    parser.add_argument("--images", type=int, default=default.images, help="training pictures (%(default)s)")
-    parser.add_argument("--val", type=int, default=default.val_images, help="validation pictures (%(default)s)")
+    parser.add_argument("--images", type=int, default=default.images, help="training images (%(default)s)")
+    parser.add_argument("--val", type=int, default=default.val_images, help="validation images (%(default)s)")
     parser.add_argument("--size", type=int, default=default.size, help="long side in px (%(default)s)")
-    parser.add_argument("--people", type=int, nargs=2, default=default.people, metavar=("MIN", "MAX"), help="persons per picture")
+    parser.add_argument("--people", type=int, nargs=2, default=default.people, metavar=("MIN", "MAX"), help="persons per image")
     parser.add_argument("--crowding", type=float, default=default.crowding, help="wanted mean largest box IoU, 0 to 0.8")
-    parser.add_argument("--empty", type=float, default=default.empty, help="fraction of pictures without people (%(default)s)")
+    parser.add_argument("--empty", type=float, default=default.empty, help="fraction of images without people (%(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--aspect", type=float, default=default.aspect, help="width / height (%(default)s)")
     parser.add_argument("--activities", nargs="+", default=(), choices=ACTIVITIES, metavar="NAME", help="what people do (all)")
     parser.add_argument("--plain", action="store_true", help="even backgrounds, nothing in front of people, no blur or grain")
     parser.add_argument("--workers", type=int, default=None, help="processes (all cores)")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of 24 pictures to this file")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of 24 images to this file")
     parser.add_argument("--bench", type=float, metavar="SECONDS", help="print the images per second on one core")
     args = parser.parse_args(argv)
     try:

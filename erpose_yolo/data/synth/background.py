@@ -1,4 +1,4 @@
-"""Pictures without people to put people into: rooms, streets, nature, textures and clutter."""
+"""Images without people to put people into: rooms, streets, nature, textures and clutter."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ def _pattern(rng: _R, n: int = 192) -> Image:
     base = _colour(rng, 130)
     tile[:] = base
     kind = rng.integers(7)
-    joint = np.clip(np.array(base) * rng.uniform(0.6, 1.3), 0, 255).tolist()
+    keypoint = np.clip(np.array(base) * rng.uniform(0.6, 1.3), 0, 255).tolist()
     if kind == 0:
         high, wide = int(rng.integers(8, 22)), int(rng.integers(18, 48))
         for row, y in enumerate(range(0, n, high)):
             for x in range(-(row % 2) * wide // 2, n, wide):
                 cv2.rectangle(tile, (x + 1, y + 1), (x + wide - 2, y + high - 2), _vary(rng, base, 0.15), -1)
-            cv2.line(tile, (0, y), (n, y), joint, 1)
+            cv2.line(tile, (0, y), (n, y), keypoint, 1)
     elif kind == 1:
         step = int(rng.integers(14, 60))
-        tile[::step] = joint
-        tile[:, ::step] = joint
+        tile[::step] = keypoint
+        tile[:, ::step] = keypoint
     elif kind == 2:
         step = int(rng.integers(8, 26))
         for x in range(0, n, step):
             tile[:, x : x + step - 1] = _vary(rng, base, 0.12)
-            tile[:, x + step - 1 : x + step] = joint
+            tile[:, x + step - 1 : x + step] = keypoint
     elif kind == 3:
         step = int(rng.integers(6, 40))
         tile[:, np.arange(n) % step < step // 2] = _colour(rng, 130)
@@ -218,7 +218,7 @@ def _indoor(rng: _R, image: Image, horizon: float) -> None:
     if seam < height:
         _floor(rng, image, min(horizon, height - 4), _pattern(rng), seam)
         cv2.line(image, (0, seam), (width, seam), _colour(rng, 40), int(rng.integers(1, 5)))
-    for _ in range(int(rng.integers(0, 6))):  # windows, doors, pictures, shelves
+    for _ in range(int(rng.integers(0, 6))):  # windows, doors, images, shelves
         w, h = int(rng.uniform(0.06, 0.35) * width), int(rng.uniform(0.08, 0.6) * height)
         x, y = int(rng.uniform(-0.1, 0.95) * width), int(rng.uniform(-0.1, 0.9) * max(seam - h, 1))
         frame = _colour(rng, 90, 20, 245)
@@ -285,7 +285,7 @@ def _capsule(rng: _R, image: Image) -> None:
 
 
 def clutter(rng: _R, image: Image, count: int) -> None:
-    """Draw `count` random things over the picture (in place): shapes, limb-like strokes, balls, poles, letters."""
+    """Draw `count` random things over the image (in place): shapes, limb-like strokes, balls, poles, letters."""
     height, width = image.shape[:2]
     size = max(height, width)
     for _ in range(count):
@@ -335,7 +335,7 @@ def paint(rng: _R, shape: tuple[int, int], horizon: float) -> Image:
     Args:
         rng: source of randomness.
         shape: height and width in px.
-        horizon: row of the camera's horizon in px; may lie outside the picture.
+        horizon: row of the camera's horizon in px; may lie outside the image.
 
     Returns:
         (H, W, 3) uint8 BGR.

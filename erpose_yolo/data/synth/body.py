@@ -97,7 +97,7 @@ def _limb_rings(side: str) -> list[_Ring]:
     s = 1.0 if side == "l" else -1.0
     arm = [f"{side}_{n}" for n in ("shoulder", "elbow", "wrist", "tip")]
     bones = [f"{side}_{n}" for n in ("upper", "fore", "hand")]
-    # deltoid: from inside the chest over the joint
+    # deltoid: from inside the chest over the keypoint
     rings.append(
         _Ring(
             f"{side}_arm",
@@ -505,8 +505,8 @@ def _drape(t: _Tables, verts: Array, centres: Array, points: Array, outfit: Outf
     )
 
 
-def joint_radii(body: Proportions, outfit: Outfit) -> Array:
-    """How deep (metres) each COCO joint may lie below its own surface and still count as seen, (17,)."""
+def keypoint_radii(body: Proportions, outfit: Outfit) -> Array:
+    """How deep (metres) each COCO keypoint may lie below its own surface and still count as seen, (17,)."""
     h, g = body.height, body.girth**0.8
     loose, leg = (0.0 if outfit.bare_chest else outfit.loose), outfit.loose_leg
     limb = [0.05 * h * g + loose] * 2 + [0.032 * h * g + loose] * 2 + [0.026 * h * g + loose] * 2

@@ -56,5 +56,5 @@ class Camera:
 
     @property
     def horizon(self) -> float:
-        """Image row (px) of the horizon at the picture's middle."""
+        """Image row (px) of the horizon at the image's middle."""
         return self.centre[1] - self.focal * float(np.tan(np.radians(self.pitch)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from .pose import ACTIVITIES
 
-VERSION = 1  # raise when the pictures for a seed change, so that old sets are made anew
+VERSION = 1  # raise when the images for a seed change, so that old sets are made anew
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,15 @@ class SynthConfig:
     """Configuration of a generated data set.
 
     Args:
-        images: number of training pictures.
-        val_images: number of validation pictures.
-        size: long side of a picture in px.
-        people: fewest and most persons drawn in a picture (pictures kept empty by `empty` aside).
+        images: number of training images.
+        val_images: number of validation images.
+        size: long side of an image in px.
+        people: fewest and most persons drawn in an image (images kept empty by `empty` aside).
         crowding: wanted mean, over persons, of the largest box IoU with another person; 0 places people freely. A
-            crowded picture has at least two persons, and people in it tend to do the same thing.
-        empty: fraction of pictures without a person.
+            crowded image has at least two persons, and people in it tend to do the same thing.
+        empty: fraction of images without a person.
         seed: seed of the whole set.
-        aspect: width / height of the pictures.
+        aspect: width / height of the images.
         activities: what people do, some of `pose.ACTIVITIES`; none: all of them, common ones more often.
         plain: before an even background, with nothing in front of them and no blur, grain or JPEG: for first steps and
             small budgets.
@@ -78,7 +78,7 @@ class SynthConfig:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of a picture in px."""
+        """Height and width of an image in px."""
         if self.aspect >= 1:
             return max(16, round(self.size / self.aspect)), self.size
         return self.size, max(16, round(self.size * self.aspect))

@@ -32,8 +32,8 @@ _EDGES = (
 )  # fmt: skip
 
 
-def picture(cfg: SynthConfig, split: str, index: int) -> tuple[NDArray[np.uint8], Array, Array]:
-    """Picture `index` of a split; it depends on nothing but (seed, split, index) and the configuration."""
+def draw_image(cfg: SynthConfig, split: str, index: int) -> tuple[NDArray[np.uint8], Array, Array]:
+    """Image `index` of a split; it depends on nothing but (seed, split, index) and the configuration."""
     return render_scene(np.random.default_rng((cfg.seed, _SPLITS.index(split), index)), cfg)
 
 
@@ -43,14 +43,14 @@ def label_rows(boxes: Array, keypoints: Array, shape: tuple[int, int]) -> str:
     Args:
         boxes: (M, 4) xyxy px.
         keypoints: (M, 17, 3) px and visibility.
-        shape: height and width of the picture in px.
+        shape: height and width of the image in px.
     """
     height, width = shape
     rows = []
-    for (x0, y0, x1, y1), joints in zip(boxes.astype(float), keypoints.astype(float), strict=True):
+    for (x0, y0, x1, y1), person in zip(boxes.astype(float), keypoints.astype(float), strict=True):
         numbers = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
         text = ["0", *(f"{v:.6f}" for v in numbers)]
-        for x, y, v in joints:
+        for x, y, v in person:
             text += [f"{x / width:.6f}", f"{y / height:.6f}", f"{int(v)}"]
         rows.append(" ".join(text) + "\n")
     return "".join(rows)
@@ -58,7 +58,7 @@ def label_rows(boxes: Array, keypoints: Array, shape: tuple[int, int]) -> str:
 
 def _write_one(job: tuple[str, int], cfg: SynthConfig, folder: str) -> None:
     split, index = job
-    image, boxes, keypoints = picture(cfg, split, index)
+    image, boxes, keypoints = draw_image(cfg, split, index)
     name = f"{index:06d}"
     path = Path(folder, "images", split, f"{name}.jpg")
     if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
@@ -67,7 +67,7 @@ def _write_one(job: tuple[str, int], cfg: SynthConfig, folder: str) -> None:
 
 
 def _run_share(folder: str, config: str, part: int, parts: int) -> None:
-    """A worker process: every `parts`-th picture from `part` on; a byte in its tally file says that one is done."""
+    """A worker process: every `parts`-th image from `part` on; a byte in its tally file says that one is done."""
     cv2.setNumThreads(1)  # the processes share the cores already
     cfg = SynthConfig(**json.loads(config))
     with open(Path(folder, f"tally-{part}"), "wb", buffering=0) as tally:
@@ -81,7 +81,7 @@ def _jobs(cfg: SynthConfig) -> list[tuple[str, int]]:
 
 
 def _write_shared(cfg: SynthConfig, folder: Path, workers: int, tick: Callable[[int], object]) -> None:
-    """Write all pictures with several fresh interpreters, reporting progress through `tick`.
+    """Write all images with several fresh interpreters, reporting progress through `tick`.
 
     Not with multiprocessing: a fork of a process whose OpenCV or torch has threads hangs, and spawning runs the
     caller's script again where it has no `__main__` guard.
@@ -230,18 +230,18 @@ def _install(folder: Path, root: Path, cfg: SynthConfig) -> None:
 
 
 def draw_skeletons(image: NDArray[np.uint8], boxes: Array, keypoints: Array) -> None:
-    """Draw boxes and joints (in place): left orange, right blue, middle white; hidden joints hollow."""
+    """Draw boxes and keypoints (in place): left orange, right blue, middle white; hidden keypoints hollow."""
     thick = max(1, round(max(image.shape[:2]) / 320))
     left, right, middle = (0, 140, 255), (255, 120, 0), (255, 255, 255)
-    for (x0, y0, x1, y1), joints in zip(boxes, keypoints, strict=True):
+    for (x0, y0, x1, y1), person in zip(boxes, keypoints, strict=True):
         cv2.rectangle(image, (int(x0), int(y0)), (int(x1) - 1, int(y1) - 1), (120, 255, 120), 1)
         for a, b in _EDGES:
-            if joints[a, 2] and joints[b, 2]:
+            if person[a, 2] and person[b, 2]:
                 sides = {a % 2 if a else 2, b % 2 if b else 2} - {2}
                 colour = middle if len(sides) != 1 else (left if sides == {1} else right)
-                ends = [tuple(int(round(v)) for v in joints[k, :2]) for k in (a, b)]
+                ends = [tuple(int(round(v)) for v in person[k, :2]) for k in (a, b)]
                 cv2.line(image, ends[0], ends[1], colour, thick, cv2.LINE_AA)
-        for j, (x, y, v) in enumerate(joints):
+        for j, (x, y, v) in enumerate(person):
             if v:
                 colour = middle if j == 0 else (left if j % 2 else right)
                 spot = int(round(x)), int(round(y))
@@ -249,11 +249,11 @@ def draw_skeletons(image: NDArray[np.uint8], boxes: Array, keypoints: Array) -> 
 
 
 def contact_sheet(cfg: SynthConfig, n: int = 24, path: Path | str = "synth-contact-sheet.jpg", overlays: int | None = None) -> Path:
-    """Write a grid of pictures, the last ones with their skeletons.
+    """Write a grid of images, the last ones with their skeletons.
 
     Args:
         cfg: what to draw.
-        n: number of pictures.
+        n: number of images.
         path: image file to write.
         overlays: how many carry a skeleton; None: a third.
 
@@ -266,7 +266,7 @@ def contact_sheet(cfg: SynthConfig, n: int = 24, path: Path | str = "synth-conta
     height, width = cfg.shape
     sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
     for i in range(n):
-        image, boxes, keypoints = picture(cfg, "train", i)
+        image, boxes, keypoints = draw_image(cfg, "train", i)
         if i >= n - overlays:
             draw_skeletons(image, boxes, keypoints)
         y, x = (i // columns) * (height + 4) + 2, (i % columns) * (width + 4) + 2

@@ -1,4 +1,4 @@
-"""Pose sampling: what people do, as joint angles with jitter.
+"""Pose sampling: what people do, as keypoint angles with jitter.
 
 Legs and trunk come from an activity, the arms from a gesture, so that many combinations arise.
 """
@@ -100,7 +100,7 @@ def draw_activity(rng: _R, among: Sequence[str] = ()) -> str:
 
 
 def sample_pose(rng: _R, activity: str | None = None) -> tuple[Angles, Support]:
-    """Draw a pose within the joint limits.
+    """Draw a pose within the keypoint limits.
 
     Args:
         rng: source of randomness.

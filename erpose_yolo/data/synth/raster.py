@@ -1,4 +1,4 @@
-"""Rasteriser: quads to a picture, with exact knowledge of which person owns each pixel and how deep it lies.
+"""Rasteriser: quads to an image, with exact knowledge of which person owns each pixel and how deep it lies.
 
 Each mesh is painted far-to-near into a small buffer of face numbers (cv2 does the filling), the buffers are merged by
 depth, and only then are the visible pixels textured and shaded, all at once: attributes are affine within a face.
@@ -46,7 +46,7 @@ class Raster:
     Args:
         owner: (H, W) int32, index of the mesh that owns the pixel, -1 for none.
         depth: (H, W) float32 metres, FAR where empty.
-        own_area: per mesh, pixels of its own silhouette within the picture.
+        own_area: per mesh, pixels of its own silhouette within the image.
         own_depth: per mesh, its region (x0, y0, x1, y1) and own depth buffer there (FAR where not covered), or None.
     """
 

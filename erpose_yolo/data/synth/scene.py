@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import background
-from .body import Mesh, Outfit, box_mesh, build_person, coarse, joint_radii
+from .body import Mesh, Outfit, box_mesh, build_person, coarse, keypoint_radii
 from .camera import Camera
 from .config import SynthConfig
 from .pose import Support, draw_activity, sample_pose
 from .raster import Light, Raster, rasterise
-from .skeleton import POINT, Array, Proportions, coco_joints, sample_proportions, solve
+from .skeleton import POINT, Array, Proportions, coco_keypoints, sample_proportions, solve
 from .wardrobe import cloth, dress, grain_bank, sample_outfit
 
 Image = NDArray[np.uint8]
@@ -32,16 +32,16 @@ class Actor:
 
     Args:
         mesh: its surface.
-        joints: (17, 3) COCO joints in metres.
+        keypoints: (17, 3) COCO keypoints in metres.
         facing: (5, 3) unit normals of nose, eyes and ears.
-        radii: (17,) depth in metres up to which a joint lies within its own limb.
+        radii: (17,) depth in metres up to which a keypoint lies within its own limb.
         support: what carries the body.
         height: body height in metres.
         seat: height of the pelvis' underside (m), for a chair.
     """
 
     mesh: Mesh
-    joints: Array
+    keypoints: Array
     facing: Array
     radii: Array
     support: Support
@@ -50,7 +50,7 @@ class Actor:
 
     def moved(self, offset: Array) -> Actor:
         """The same person elsewhere."""
-        return replace(self, mesh=replace(self.mesh, verts=self.mesh.verts + offset), joints=self.joints + offset)
+        return replace(self, mesh=replace(self.mesh, verts=self.mesh.verts + offset), keypoints=self.keypoints + offset)
 
 
 def make_actor(
@@ -77,12 +77,12 @@ def make_actor(
     outfit = sample_outfit(rng, body) if outfit is None else outfit
     points, frames = solve(body, pose)
     mesh = build_person(body, outfit, points, frames, dress(rng, body, outfit))
-    joints, facing = coco_joints(body, points, frames)
+    keypoints, facing = coco_keypoints(body, points, frames)
     lift = -float(mesh.verts[mesh.quads.ravel(), 1].min())
     seat = lift + float(points[POINT["pelvis"], 1]) - (0.045 * body.height + 0.02) * body.girth
     if support == "air":
         lift += float(rng.uniform(0.03, 0.45))
-    actor = Actor(mesh, joints, facing, joint_radii(body, outfit), support, body.height, seat)
+    actor = Actor(mesh, keypoints, facing, keypoint_radii(body, outfit), support, body.height, seat)
     return actor.moved(np.array((0.0, lift, 0.0)))
 
 
@@ -100,7 +100,7 @@ def sample_camera(rng: _R, shape: tuple[int, int], people: int, crowding: float 
     top = 1.5 if people <= 3 else 0.95
     share = float(
         np.exp(rng.uniform(np.log(0.2 if crowding == 0 else 0.32), np.log(top)))
-    )  # of the picture's height, by a standing adult
+    )  # of the image's height, by a standing adult
     distance = max(focal * 1.7 / (share * height), 1.2, 0.9 * (lens - 1.0))
     aim = rng.uniform(0.9, 1.45) if share > 0.9 else 0.85 + rng.normal(0, 0.25) / max(share, 0.35) * 0.6
     pitch = float(np.degrees(np.arctan2(lens - aim, distance)))
@@ -125,7 +125,7 @@ def _outline(actor: Actor, camera: Camera, offsets: Array) -> tuple[Array, Array
 
 
 def _boxes_of(pixels: Array, nearest: Array, shape: tuple[int, int]) -> Array:
-    """Boxes (K, 4) px of point sets (K, N, 2), clipped to the picture; empty for those too near the lens."""
+    """Boxes (K, 4) px of point sets (K, N, 2), clipped to the image; empty for those too near the lens."""
     height, width = shape
     boxes = np.concatenate((pixels.min(1), pixels.max(1)), 1)
     boxes[nearest < 0.3] = 0
@@ -237,7 +237,7 @@ def place(
 
 
 def label(actors: Sequence[Actor], indices: Sequence[int], raster: Raster, camera: Camera) -> tuple[Array, Array]:
-    """Boxes and joints of the people, read off the rendered buffers.
+    """Boxes and keypoints of the people, read off the rendered buffers.
 
     Args:
         actors: the people as placed.
@@ -261,12 +261,12 @@ def label(actors: Sequence[Actor], indices: Sequence[int], raster: Raster, camer
             continue
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         box = np.array((x0 + columns[0], y0 + rows[0], x0 + columns[-1] + 1, y0 + rows[-1] + 1), float)
-        pixels, z = camera.project(actor.joints)
-        to_lens = camera.to_camera(actor.joints[:5])
+        pixels, z = camera.project(actor.keypoints)
+        to_lens = camera.to_camera(actor.keypoints[:5])
         turned = np.einsum("ij,ij->i", actor.facing @ camera.rotation.T, to_lens / np.linalg.norm(to_lens, axis=1, keepdims=True))
         inside = (z > 0.1) & (pixels >= 0).all(1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
         at = np.where(inside[:, None], pixels, 0).astype(np.int64)
-        # its pixel and the eight around: a joint at the silhouette may fall just beside it
+        # its pixel and the eight around: a keypoint at the silhouette may fall just beside it
         columns, rows = at[:, :1] + _AROUND[:, 0], at[:, 1:] + _AROUND[:, 1]
         in_own = (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
         columns, rows = np.clip(columns, x0, x1 - 1), np.clip(rows, y0, y1 - 1)
@@ -298,8 +298,8 @@ def _props(rng: _R, actors: Sequence[Actor], camera: Camera, distance: float, wi
     for actor in actors:
         if actor.support != "chair":
             continue
-        mid = (actor.joints[11] + actor.joints[12]) / 2
-        knees = (actor.joints[13] + actor.joints[14]) / 2
+        mid = (actor.keypoints[11] + actor.keypoints[12]) / 2
+        knees = (actor.keypoints[13] + actor.keypoints[14]) / 2
         ahead = (knees - mid) * (1, 0, 1)
         ahead /= np.linalg.norm(ahead) + 1e-9
         yaw = float(np.degrees(np.arctan2(ahead[0], ahead[2])))
@@ -327,7 +327,7 @@ def _props(rng: _R, actors: Sequence[Actor], camera: Camera, distance: float, wi
             things.append(box_mesh((middle[0], floor + tall, middle[2]), (wide, max(tall, 0.03), half * 0.95), yaw, colours))
     if actors and rng.random() < 0.16:
         target = actors[int(rng.integers(len(actors)))]
-        spot = target.joints[11:13].mean(0) * (1, 0, 1)
+        spot = target.keypoints[11:13].mean(0) * (1, 0, 1)
         nearer = rng.uniform(0.3, 0.75)
         spot[2] -= min(nearer, 0.45 * spot[2])
         kind = rng.random()
@@ -360,8 +360,8 @@ def _shadows(image: Image, actors: Sequence[Actor], camera: Camera, darkness: fl
     mask = np.full((height // 4 + 1, width // 4 + 1), 255, np.uint8)
     for actor in actors:
         floor = float(actor.mesh.verts[:, 1].min())
-        for joint in (15, 16) if actor.support in ("feet", "chair") else (11, 5, 15):
-            spot = actor.joints[joint] * (1, 0, 1) + (0, min(floor, 0.0), 0)
+        for keypoint in (15, 16) if actor.support in ("feet", "chair") else (11, 5, 15):
+            spot = actor.keypoints[keypoint] * (1, 0, 1) + (0, min(floor, 0.0), 0)
             corners = spot + np.array(((0, 0, 0), (0.28, 0, 0), (0, 0, 0.16)))
             px, depth = camera.project(corners)
             if depth[0] < 0.5:
@@ -439,7 +439,7 @@ def compose(
         plain: before an even background.
 
     Returns:
-        Picture (H, W, 3) uint8 BGR before `photograph`; boxes (M, 4); keypoints (M, 17, 3); the raster.
+        Image (H, W, 3) uint8 BGR before `photograph`; boxes (M, 4); keypoints (M, 17, 3); the raster.
     """
     image = background.even(rng, shape) if plain else background.paint(rng, shape, camera.horizon)
     light = sample_light(rng)
@@ -448,7 +448,7 @@ def compose(
         _shadows(image, actors, camera, rng.uniform(0.2, 0.6))
     people = []
     for actor in actors:
-        tall = camera.focal * actor.height / max(float(camera.to_camera(actor.joints[0])[2]), 0.1)
+        tall = camera.focal * actor.height / max(float(camera.to_camera(actor.keypoints[0])[2]), 0.1)
         people.append(actor.mesh if tall > _DETAILED else coarse(actor.mesh))
     raster = rasterise(image, [*people, *things], camera, light)
     soften(image, raster)
@@ -457,15 +457,15 @@ def compose(
 
 
 def render_scene(rng: _R, cfg: SynthConfig) -> tuple[Image, Array, Array]:
-    """Draw one picture.
+    """Draw one image.
 
     Args:
         rng: source of all randomness.
         cfg: what to draw.
 
     Returns:
-        Picture (H, W, 3) uint8 BGR; boxes (M, 4) float32 xyxy px of each person's visible pixels; keypoints
-        (M, 17, 3) float32 px x, y and v (0 outside the picture, 1 hidden, 2 seen).
+        Image (H, W, 3) uint8 BGR; boxes (M, 4) float32 xyxy px of each person's visible pixels; keypoints
+        (M, 17, 3) float32 px x, y and v (0 outside the image, 1 hidden, 2 seen).
     """
     low, high = cfg.people
     if cfg.crowding > 0:

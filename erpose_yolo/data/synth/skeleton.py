@@ -1,4 +1,4 @@
-"""The 3-D skeleton: bones, joint limits, body proportions and forward kinematics.
+"""The 3-D skeleton: bones, keypoint limits, body proportions and forward kinematics.
 
 World and body frames are right-handed, metres, y up. In a body frame x points to the person's LEFT and z to where the
 person faces. At rest every limb hangs down (-y), so a bone's frame has +y against the bone; elbows and knees are hinges
@@ -72,8 +72,8 @@ class Proportions:
         girth: thickness of limbs and torso, 1 for an average adult.
         belly: extra waist, 0 for none.
         head: half the head's height in metres.
-        shoulder: half the distance of the shoulder joints.
-        hip: half the distance of the hip joints.
+        shoulder: half the distance of the shoulder keypoints.
+        hip: half the distance of the hip keypoints.
         torso: mid-hip to neck base.
         leg: thigh and shin, each.
         arm: upper arm; the forearm is 0.91 of it.
@@ -127,7 +127,7 @@ def sample_proportions(rng: np.random.Generator) -> Proportions:
 
 
 def clip_pose(pose: dict[str, float]) -> dict[str, float]:
-    """Bring every angle (degrees) within its joint limit; missing ones become 0 (or the nearest allowed)."""
+    """Bring every angle (degrees) within its keypoint limit; missing ones become 0 (or the nearest allowed)."""
     return {name: min(max(pose.get(name, 0.0), low), high) for name, (low, high) in LIMITS.items()}
 
 
@@ -211,8 +211,8 @@ LEFT_EYE = (0.27, 0.03, 0.80)
 LEFT_EAR = (0.70, -0.06, -0.03)
 
 
-def coco_joints(body: Proportions, points: Array, frames: Array) -> tuple[Array, Array]:
-    """The 17 COCO joints and, for those on the head, which way their patch of skin faces.
+def coco_keypoints(body: Proportions, points: Array, frames: Array) -> tuple[Array, Array]:
+    """The 17 COCO keypoints and, for those on the head, which way their patch of skin faces.
 
     Args:
         body: the person's measures.
@@ -220,7 +220,7 @@ def coco_joints(body: Proportions, points: Array, frames: Array) -> tuple[Array,
         frames: (len(FRAMES), 3, 3) bone frames.
 
     Returns:
-        Joints (17, 3) in metres; normals (5, 3), unit, of nose, eyes and ears.
+        Keypoints (17, 3) in metres; normals (5, 3), unit, of nose, eyes and ears.
     """
     head, centre = frames[FRAME["head"]], points[POINT["head"]]
     mirror = np.array((-1.0, 1.0, 1.0))
@@ -228,5 +228,5 @@ def coco_joints(body: Proportions, points: Array, frames: Array) -> tuple[Array,
     facing = np.array(((0, 0, 1), (0.42, 0.05, 0.9), (-0.42, 0.05, 0.9), (0.97, 0, 0.1), (-0.97, 0, 0.1)), dtype=float)
     facing /= np.linalg.norm(facing, axis=1, keepdims=True)
     names = [f"{s}_{j}" for j in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for s in "lr"]
-    joints = np.concatenate((local @ head.T + centre, points[[POINT[n] for n in names]]))
-    return joints, facing @ head.T
+    keypoints = np.concatenate((local @ head.T + centre, points[[POINT[n] for n in names]]))
+    return keypoints, facing @ head.T

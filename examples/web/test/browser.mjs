@@ -58,7 +58,7 @@ try {
   }
   found.isolated = await page.evaluate(() => self.crossOriginIsolated);
   const { file, conf } = photos[0];
-  const picture = (await readFile(file)).toString('base64');
+  const image = (await readFile(file)).toString('base64');
 
   // the parts by themselves
   found.parts = await page.evaluate(async (text) => {
@@ -78,7 +78,7 @@ try {
       wanted: Array.from(dense.filter((v, at) => at % 8 === 4 && v > Math.fround(0.3))).sort((a, b) => b - a).slice(0, 300),
       values: ["{0: 'it\\'s', 1: \"b\"}", '[[0, 1], (2, 3,)]', 'None', '-1.5e-3', 'plain words', '[1, 2', '{}'].map(pythonValue),
     };
-  }, picture);
+  }, image);
 
   // dropped instead of chosen, and another threshold without another run
   page = await open(browser, `?conf=${conf}`);
@@ -86,14 +86,14 @@ try {
     const data = new DataTransfer();
     data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], 'dropped.png', { type: 'image/png' }));
     return data;
-  }, picture);
+  }, image);
   await page.dispatchEvent('#stage', 'drop', { dataTransfer: transfer });
   await page.waitForFunction(() => window.erpose.frames > 0, null, SLOW);
   found.dropped = await page.evaluate(() => window.erpose.lastRows);
   await page.fill('#conf', '0.05');
   found.lenient = await page.evaluate(() => window.erpose.lastRows.length);
-  await page.setInputFiles('#file', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no picture') });
-  found.notPicture = await complaint(page);
+  await page.setInputFiles('#file', { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('no image') });
+  found.notImage = await complaint(page);
   await page.click('#camera');
   found.noCamera = await complaint(page, '[Cc]amera');
   await page.setViewportSize({ width: 360, height: 700 }); // a phone

@@ -26,7 +26,7 @@ def truth() -> GroundTruth:
     for n in range(IMAGES):
         side = rng.uniform((0.05, 0.2), (0.2, 0.9), (PERSONS, 2))
         centre = np.stack((np.array([0.2, 0.5, 0.8]), rng.uniform(0.45, 0.55, PERSONS)), 1)
-        joints = centre[:, None] + rng.uniform(-0.5, 0.5, (PERSONS, 17, 2)) * side[:, None]
+        keypoints = centre[:, None] + rng.uniform(-0.5, 0.5, (PERSONS, 17, 2)) * side[:, None]
         seen = np.where(rng.random((PERSONS, 17)) < rng.random((PERSONS, 1)), 2, rng.integers(0, 2, (PERSONS, 17)))
         seen[rng.random(PERSONS) < 0.1] = 0
         labels.append(
@@ -35,14 +35,14 @@ def truth() -> GroundTruth:
                 "shape": (100, 200),
                 "cls": np.zeros((PERSONS, 1)),
                 "bboxes": np.concatenate((centre, side), 1),
-                "keypoints": np.concatenate((joints, seen[..., None]), 2),
+                "keypoints": np.concatenate((keypoints, seen[..., None]), 2),
             }
         )
     return from_labels(labels, {0: "person"})
 
 
-def _predictions(truth: GroundTruth, joints: np.ndarray, score: np.ndarray, image: np.ndarray) -> Predictions:
-    return Predictions(image, np.zeros(len(score), int), score, joints, extent_area(joints))
+def _predictions(truth: GroundTruth, keypoints: np.ndarray, score: np.ndarray, image: np.ndarray) -> Predictions:
+    return Predictions(image, np.zeros(len(score), int), score, keypoints, extent_area(keypoints))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def perfect(truth: GroundTruth) -> Predictions:
     """The labelled persons themselves, with random scores."""
     some = ~truth.ignore
     score = np.random.default_rng(1).random(int(some.sum()))
-    return _predictions(truth, truth.joints[some], score, truth.image[some])
+    return _predictions(truth, truth.keypoints[some], score, truth.image[some])
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def noisy(truth: GroundTruth) -> Predictions:
     rng = np.random.default_rng(2)
     who = rng.choice(len(truth.image), 200)
     size = np.sqrt(truth.area[who])[:, None, None]
-    joints = truth.joints[who, :, :2] + rng.normal(size=(200, 17, 2)) * size * rng.gamma(1, 0.1, (200, 1, 1))
+    keypoints = truth.keypoints[who, :, :2] + rng.normal(size=(200, 17, 2)) * size * rng.gamma(1, 0.1, (200, 1, 1))
     strays = np.concatenate((rng.uniform(0, 100, (30, 17, 2)), rng.uniform(5000, 6000, (10, 17, 2))))
     image = np.concatenate((truth.image[who], rng.integers(0, IMAGES, 40)))
-    joints = np.concatenate((np.concatenate((joints, strays)), np.ones((240, 17, 1))), 2)
-    return _predictions(truth, joints, rng.random(240), image)
+    keypoints = np.concatenate((np.concatenate((keypoints, strays)), np.ones((240, 17, 1))), 2)
+    return _predictions(truth, keypoints, rng.random(240), image)
 
 
 def _masks(truth: GroundTruth) -> list[np.ndarray]:
@@ -73,14 +73,14 @@ def _masks(truth: GroundTruth) -> list[np.ndarray]:
 def test_bins_are_those_of_the_definition(truth: GroundTruth) -> None:
     bins = ap_breakdown.split(truth, imgsz=100)  # images of 200 px, so heights are halved
     height = truth.box[:, 3] / 2
-    hidden = np.array([sum(v != 2 for v in row) / 17 for row in truth.joints[..., 2]])
+    hidden = np.array([sum(v != 2 for v in row) / 17 for row in truth.keypoints[..., 2]])
     assert (bins["occluded share"]["0.1 to 0.25"] == ((hidden >= 0.1) & (hidden < 0.25))).all()
     assert (bins["occluded share"]["from 0.5"] == (hidden >= 0.5)).all()
     assert (bins["height, px"]["24 to 40"] == ((height >= 24) & (height < 40))).all()
     assert list(bins["height, px"]) == ["0 to 24", "24 to 40", "40 to 64"]  # 90 % of 100 px is 45 px here: no higher ones
     for axis in bins.values():
         assert (np.sum(list(axis.values()), 0) == 1).all()
-    blind = replace(truth, joints=np.concatenate((truth.joints[..., :2], np.ones_like(truth.joints[..., :1])), -1))
+    blind = replace(truth, keypoints=np.concatenate((truth.keypoints[..., :2], np.ones_like(truth.keypoints[..., :1])), -1))
     with pytest.raises(ValueError, match="visible"):
         ap_breakdown.split(blind, 100)
     with pytest.raises(ValueError, match="height"):
@@ -104,7 +104,7 @@ def test_one_bin_of_all_is_coco(truth: GroundTruth, noisy: Predictions) -> None:
 def test_recall_is_pycocotools_with_the_others_ignored(truth: GroundTruth, noisy: Predictions) -> None:
     masks = _masks(truth)
     for mask, row in zip(masks, ap_breakdown.by_group(truth, noisy, SIGMAS, masks)):
-        theirs = coco.judge(replace(truth, seen=np.where(mask, truth.seen, 0)), noisy, SIGMAS)
+        theirs = coco.reference_evaluation(replace(truth, seen=np.where(mask, truth.seen, 0)), noisy, SIGMAS)
         assert row["recall"] == theirs["AR50"]
         assert row["AP"] >= theirs["AP"]  # which blames a bin for what nobody takes in other bins
 
@@ -122,15 +122,15 @@ def test_a_bin_not_found_is_the_only_one_that_suffers(truth: GroundTruth, perfec
 def test_a_wrong_prediction_counts_where_it_fits_best(truth: GroundTruth, perfect: Predictions) -> None:
     masks = list(ap_breakdown.split(truth, 200)["occluded share"].values())
 
-    def with_extra(joints: np.ndarray, image: np.ndarray) -> list[float]:
-        parts = (perfect.image, image), (perfect.joints, joints), (perfect.score, np.full(len(image), 2.0))
-        image, joints, score = (np.concatenate(part) for part in parts)
-        found = _predictions(truth, joints, score, image)
+    def with_extra(keypoints: np.ndarray, image: np.ndarray) -> list[float]:
+        parts = (perfect.image, image), (perfect.keypoints, keypoints), (perfect.score, np.full(len(image), 2.0))
+        image, keypoints, score = (np.concatenate(part) for part in parts)
+        found = _predictions(truth, keypoints, score, image)
         return [row["AP"] for row in ap_breakdown.by_group(truth, found, SIGMAS, masks)]
 
     for b, mask in enumerate(masks):
         person = np.flatnonzero(mask & ~truth.ignore)
-        beside = truth.joints[person] + [5, 0, 0]  # no match at high thresholds, but nearest to this person
+        beside = truth.keypoints[person] + [5, 0, 0]  # no match at high thresholds, but nearest to this person
         ap = with_extra(beside, truth.image[person])
         assert ap[b] < 0.95
         assert [v for n, v in enumerate(ap) if n != b] == pytest.approx([1.0] * (len(masks) - 1))
@@ -158,7 +158,7 @@ def test_box_ap(truth: GroundTruth) -> None:
     records = [
         {"image_id": truth.ids[i], "category_id": 1, "score": 0.5, "bbox": box.tolist()}
         for i, box, skip in zip(truth.image, truth.box, truth.ignore)
-        if not skip  # boxes without joints are regions: no miss
+        if not skip  # boxes without keypoints are regions: no miss
     ]
     assert ap_breakdown.box_ap(truth, records) == pytest.approx({"AP": 1.0, "AP50": 1.0})
     regions = [{"image_id": truth.ids[truth.image[n]], "category_id": 1, "score": 0.9, "bbox": truth.box[n].tolist()}

@@ -54,7 +54,7 @@ def _scene(spots: list[tuple[int, int]], colour: tuple[int, int, int]) -> tuple[
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pictures of two persons each, and five backgrounds."""
+    """Ten images of two persons each, and five backgrounds."""
     root = tmp_path_factory.mktemp("sources")
     for folder in ("images/train", "labels/train", "masks/train", "backgrounds"):
         (root / folder).mkdir(parents=True)
@@ -203,7 +203,7 @@ def test_rows_and_annotations_agree(made: tuple) -> None:
             assert 2 <= len(rows) == own.sum() <= 4
             assert rows.shape[1] == 56 and rows[:, 1:].min() >= 0 and rows[:, 1:5].max() <= 1
             keypoints = rows[:, 5:].reshape(-1, 17, 3)
-            assert np.allclose(keypoints * [128, 128, 1], truth.joints[own], atol=0.01)
+            assert np.allclose(keypoints * [128, 128, 1], truth.keypoints[own], atol=0.01)
             assert (keypoints[keypoints[..., 2] == 0] == 0).all()
             sides = truth.box[own][:, 2:]
             assert np.allclose(rows[:, 3:5] * 128, sides, atol=0.01)

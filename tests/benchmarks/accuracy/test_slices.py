@@ -29,9 +29,9 @@ def crowd(places: list[tuple[int, int, int]]):
     shape = np.random.default_rng(0).random((len(places), K, 2))
     shape[:, 0], shape[:, 1] = 0, 1
     side = np.stack((height / 2, height), 1)
-    joints = np.concatenate((corner[:, None] + shape * side[:, None], np.full((len(places), K, 1), 2)), 2)
+    keypoints = np.concatenate((corner[:, None] + shape * side[:, None], np.full((len(places), K, 1), 2)), 2)
     box = np.concatenate((corner, corner + side), 1)
-    return slices.Crowd(np.array(SHAPE), box, joints, height, np.ones(len(places), bool))
+    return slices.Crowd(np.array(SHAPE), box, keypoints, height, np.ones(len(places), bool))
 
 
 class Oracle:
@@ -55,8 +55,8 @@ class Oracle:
         start = np.array((code >> 12, code & 4095))
         limit = np.array(part.shape[1::-1])
         boxes, poses = [], []
-        for box, joints, height in zip(self.people.box, self.people.keypoints, self.people.height):
-            local = joints[:, :2] - start
+        for box, keypoints, height in zip(self.people.box, self.people.keypoints, self.people.height):
+            local = keypoints[:, :2] - start
             inside = ((local >= 0) & (local < limit)).all(1)
             if inside.sum() < 3 or not 12 <= height * imgsz / max(limit) <= 400:
                 continue
@@ -78,7 +78,7 @@ class Oracle:
         poses = slicing.Poses.join([slicing.Poses.of(r, v, max(v[2] - v[0], v[3] - v[1]) / imgsz) for r, v in seen])
         poses = poses[slicing.merge(poses, height, width, sigmas_for(K))]
         boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
-        return [Results(image, source, {0: "person"}, boxes=boxes, keypoints=poses.joints)]
+        return [Results(image, source, {0: "person"}, boxes=boxes, keypoints=poses.keypoints)]
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,15 @@ def test_again_nobody_and_hidden_people(coded):
     people = crowd([(100, 100, 100), (100, 400, 100), (100, 800, 100)])
     people.shown[1] = False
     elsewhere = people.keypoints[0] + (1500, 1500, 0)
-    joints = np.stack((people.keypoints[0], people.keypoints[0] + (1, 1, 0), elsewhere, people.keypoints[1], people.keypoints[1]))
-    none = np.zeros(len(joints), int)
+    keypoints = np.stack(
+        (people.keypoints[0], people.keypoints[0] + (1, 1, 0), elsewhere, people.keypoints[1], people.keypoints[1])
+    )
+    none = np.zeros(len(keypoints), int)
     truth = slices.truth_of([coded], [people])
-    times, false = slices.count(truth, Predictions(none, none, np.linspace(0.9, 0.5, 5), joints, extent_area(joints)))
+    times, false = slices.count(truth, Predictions(none, none, np.linspace(0.9, 0.5, 5), keypoints, extent_area(keypoints)))
     assert times[~truth.ignore].tolist() == [2, 0]
     assert false == 1
-    nothing = Predictions(none[:0], none[:0], np.zeros(0), joints[:0], np.zeros(0))
+    nothing = Predictions(none[:0], none[:0], np.zeros(0), keypoints[:0], np.zeros(0))
     assert slices.count(truth, nothing)[0].tolist() == [0, 0, 0]
 
 
@@ -130,12 +132,12 @@ def test_images_are_labelled_true_to_their_pixels():
     again, _ = slices.render([3, 1], 480, 24, (15, 250))
     assert np.array_equal(image, again) and image.shape == (360, 480, 3)
     assert people.height.min() < 20 and 200 < people.height.max() <= 250
-    box, joints = people.box[people.shown], people.keypoints[people.shown]
+    box, keypoints = people.box[people.shown], people.keypoints[people.shown]
     tall, height = box[:, 3] - box[:, 1], people.height[people.shown]
     assert (box >= 0).all() and (box[:, 2:] <= (480, 360)).all()
     assert (tall <= height + 3).all() and np.isclose(tall, height, atol=3).sum() >= 5
     assert (tall < 0.9 * height).any()  # somebody stands behind somebody
-    seen = joints[..., 2] == 2
-    away = np.maximum(box[:, None, :2] - joints[..., :2], joints[..., :2] - box[:, None, 2:]).max(-1)
-    assert away[seen].max() < 2 < away[joints[..., 2] == 1].max()
-    assert set(np.unique(joints[..., 2])) == {1, 2}
+    seen = keypoints[..., 2] == 2
+    away = np.maximum(box[:, None, :2] - keypoints[..., :2], keypoints[..., :2] - box[:, None, 2:]).max(-1)
+    assert away[seen].max() < 2 < away[keypoints[..., 2] == 1].max()
+    assert set(np.unique(keypoints[..., 2])) == {1, 2}

@@ -1,4 +1,4 @@
-"""OKS and PCK of each joint."""
+"""OKS and PCK of each keypoint."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PCK_SHARES = (0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True)
-class JointFigures:
-    """Figures per joint.
+class KeypointFigures:
+    """Figures per keypoint.
 
     Attributes:
-        labelled: (K,) labelled joints of all labelled persons.
-        oks: (K,) mean of exp(-e_k) over the labelled joints of persons that were found, NaN where there are none.
-        pck: (S, K) share of all labelled joints that lie within a share of the long side of the person's box, joints of
-            persons that were not found counting as wrong; NaN where a joint is never labelled.
+        labelled: (K,) labelled keypoints of all labelled persons.
+        oks: (K,) mean of exp(-e_k) over the labelled keypoints of persons that were found, NaN where there are none.
+        pck: (S, K) share of all labelled keypoints that lie within a share of the long side of the person's box, keypoints of
+            persons that were not found counting as wrong; NaN where a keypoint is never labelled.
         pck_found: (S, K) the same among persons that were found.
         shares: (S,).
     """
@@ -34,18 +34,18 @@ class JointFigures:
     shares: Sequence[float]
 
 
-def measure_joints(
+def measure_keypoints(
     truth: GroundTruth,
     predictions: Predictions,
     matches: Sequence[Matches],
     sigmas: np.ndarray,
     shares: Sequence[float] = PCK_SHARES,
-) -> JointFigures:
-    """OKS and PCK of each joint over matched pairs.
+) -> KeypointFigures:
+    """OKS and PCK of each keypoint over matched pairs.
 
-    PCK (percentage of correct key points, Yang and Ramanan 2013) counts a joint as correct within a share of the larger
+    PCK (percentage of correct keypoints, Yang and Ramanan 2013) counts a keypoint as correct within a share of the larger
     of width and height of the person's labelled box: unlike a head or torso length, every data set has one. A box of no
-    size is replaced by the extent of the labelled joints, at least a pixel.
+    size is replaced by the extent of the labelled keypoints, at least a pixel.
 
     Args:
         truth: persons.
@@ -54,7 +54,7 @@ def measure_joints(
         sigmas: (K,).
         shares: of the box's long side.
     """
-    k = truth.joints.shape[1]
+    k = truth.keypoints.shape[1]
     sigmas = np.asarray(sigmas, np.float64)
     pairs = [(m.prediction[m.match[0, 0] >= 0], m.person[m.match[0, 0][m.match[0, 0] >= 0]]) for m in matches]
     found = np.concatenate([p[0] for p in pairs]) if pairs else np.zeros(0, np.int64)
@@ -62,22 +62,22 @@ def measure_joints(
     keep = ~truth.ignore[person]
     found, person = found[keep], person[keep]
 
-    joints = truth.joints[person]
-    seen = joints[..., 2] > 0
-    square = ((predictions.joints[found][..., :2] - joints[..., :2]) ** 2).sum(-1)  # (P, K)
+    keypoints = truth.keypoints[person]
+    seen = keypoints[..., 2] > 0
+    square = ((predictions.keypoints[found][..., :2] - keypoints[..., :2]) ** 2).sum(-1)  # (P, K)
     e = square / (2 * sigmas) ** 2 / (truth.area[person, None] + np.spacing(1)) / 2
     side = truth.box[person, 2:].max(1, initial=0)
     if (side <= 0).any():
-        span = np.where(seen[..., None], joints[..., :2], np.nan)
+        span = np.where(seen[..., None], keypoints[..., :2], np.nan)
         with np.errstate(invalid="ignore"):
             extent = (np.nanmax(span, 1) - np.nanmin(span, 1)).max(1) if len(span) else np.zeros(0)
         side = np.where(side > 0, side, np.maximum(extent, 1.0))
     right = np.stack([(square <= (share * side[:, None]) ** 2) & seen for share in shares])  # (S, P, K)
 
-    all_seen = (truth.joints[~truth.ignore][..., 2] > 0).sum(0)
+    all_seen = (truth.keypoints[~truth.ignore][..., 2] > 0).sum(0)
     of_found = seen.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return JointFigures(
+        return KeypointFigures(
             labelled=all_seen,
             oks=np.where(seen, np.exp(-e), 0).sum(0).reshape(k) / np.where(of_found, of_found, np.nan),
             pck=right.sum(1) / np.where(all_seen, all_seen, np.nan),
@@ -86,18 +86,18 @@ def measure_joints(
         )
 
 
-def table(figures: JointFigures, names: Sequence[str]) -> str:
+def table(figures: KeypointFigures, names: Sequence[str]) -> str:
     """The figures in text.
 
     Args:
-        figures: of K joints.
-        names: of the joints.
+        figures: of K keypoints.
+        names: of the keypoints.
     """
     width = max(12, *(len(name) for name in names))
     head = "".join(f"{f'PCK@{share:g}':>10}" for share in figures.shares)
     lines = [
-        " OKS per joint (persons that were found) and PCK (all persons; as shares of the long side of the labelled box)",
-        f" {'joint':<{width}}{'labelled':>10}{'OKS':>10}{head}",
+        " OKS per keypoint (persons that were found) and PCK (all persons; as shares of the long side of the labelled box)",
+        f" {'keypoint':<{width}}{'labelled':>10}{'OKS':>10}{head}",
     ]
     for j, name in enumerate(names):
         values = [figures.oks[j], *figures.pck[:, j]]

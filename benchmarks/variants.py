@@ -1,6 +1,6 @@
 """Baselines that the method is compared with, as subclasses of its parts. They are no settings: none of them won.
 
-from variants import VARIANTS, trainer_for
+from benchmarks.variants import VARIANTS, trainer_for
 ERPose("erpose-n.yaml").train(trainer_for("IoU assignment"), data="coco-pose.yaml")
 """
 
@@ -33,16 +33,16 @@ class IoULoss(ERPoseLoss):
     """Candidates ranked by the IoU of boxes: learned ones where there are any, else those derived from the poses."""
 
     def pose_quality(
-        self, side: Side, similarity: Tensor, keypoints: Tensor, person: Tensor, cell: Tensor, scene: BatchContext
+        self, side: Side, similarity: Tensor, keypoints: Tensor, person: Tensor, cell: Tensor, context: BatchContext
     ) -> Tensor:
         if side.box is None:
-            visible = (scene.targets.keypoints[person][..., 2] > 0).to(keypoints.dtype)
+            visible = (context.targets.keypoints[person][..., 2] > 0).to(keypoints.dtype)
             margins = default_margins(keypoints.shape[1]).to(keypoints.device)
             boxes = derive_boxes(keypoints.permute(1, 2, 0)[None], visible.T[None], margins)[0].T
         else:
-            sides = side.box[scene.targets.image[person], :, cell]  # (D, 4)
-            boxes = decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T
-        return box_overlap(boxes, scene.targets.box[person])[0].clamp(min=0)
+            sides = side.box[context.targets.image[person], :, cell]  # (D, 4)
+            boxes = decode_boxes(sides.T[None], context.centres.T[cell].T, context.strides.T[cell].T)[0].T
+        return box_overlap(boxes, context.targets.box[person])[0].clamp(min=0)
 
 
 class SharedPoseHead(ERPoseHead):

@@ -94,7 +94,7 @@ def avg_factor(count: Tensor) -> Tensor:
     """What a sum of losses is divided by: the count it was taken over, at least 1.
 
     DistributedDataParallel averages gradients over processes. Divided by each process's own count, a person would weigh
-    more where there are few others; divided by the mean count, the average is the gradient of the keypoint batch. So every
+    more where there are few others; divided by the mean count, the average is the gradient of the whole batch. So every
     process must get here in training, persons or not. Validation gives each process its own number of batches: no mean.
     """
     if not (torch.is_grad_enabled() and distributed.is_available() and distributed.is_initialized()):
@@ -265,11 +265,11 @@ class ERPoseLoss:
             if pose is not None and scores is not None
         }
         heatmaps = None if outputs.heatmaps is None else outputs.heatmaps.float()
-        scene = self._scene(next(iter(sides.values())).offsets, targets, outputs.shapes)
+        context = self._scene(next(iter(sides.values())).offsets, targets, outputs.shapes)
         dense = schedule(self.one2many_weight, progress)
         # every output is in the graph, persons or not (distributed training needs it); no value of it is read, as 0 * inf is NaN
         tensors = [v for side in sides.values() for v in side.tensors()] + ([] if heatmaps is None else [heatmaps])
-        zero = sum((v[:0].sum() for v in tensors), torch.zeros((), device=scene.centres.device))
+        zero = sum((v[:0].sum() for v in tensors), torch.zeros((), device=context.centres.device))
         items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)
 
         before: tuple[Side, Assignment] | None = None
@@ -277,16 +277,16 @@ class ERPoseLoss:
             if name not in sides:
                 continue
             side = sides[name]
-            pairs = self.assign(name, side, scene, progress)
-            items[label] = share * self._score_loss(side.scores, pairs, scene)
-            for key, value in self._pose_terms(side, pairs, scene).items():
+            pairs = self.assign(name, side, context, progress)
+            items[label] = share * self._score_loss(side.scores, pairs, context)
+            for key, value in self._pose_terms(side, pairs, context).items():
                 items[key] = items.get(key, zero) + share * value
             # a pose branch that both assignments share has learnt from the dense pairs already
             if before is not None and side.refinement is not None and outputs.one2one is not outputs.one2many:
-                items["pose_loss"] = items["pose_loss"] + share * self._sampling_loss(*before, side.refinement, scene)
+                items["pose_loss"] = items["pose_loss"] + share * self._sampling_loss(*before, side.refinement, context)
             before = side, pairs
         if heatmaps is not None:
-            items["heat_loss"] = self.heatmap_gain * self._heatmap_loss(heatmaps, scene)
+            items["heat_loss"] = self.heatmap_gain * self._heatmap_loss(heatmaps, context)
         return sum(items.values(), zero), {k: v.detach() for k, v in items.items()}
 
     def pose_loss(self, error: Tensor, log_spread: Tensor, labelled: Tensor) -> Tensor:
@@ -309,7 +309,7 @@ class ERPoseLoss:
         return mean_over_labelled(loss, labelled)
 
     def pose_quality(
-        self, side: Side, similarity: Tensor, keypoints: Tensor, person: Tensor, cell: Tensor, scene: BatchContext
+        self, side: Side, similarity: Tensor, keypoints: Tensor, person: Tensor, cell: Tensor, context: BatchContext
     ) -> Tensor:
         """What ranks candidates beside their score.
 
@@ -319,7 +319,7 @@ class ERPoseLoss:
             keypoints: (D, K, 2) pixels, the poses.
             person: (D,) index of the person that the candidate is one of.
             cell: (D,) index of the candidate in its image.
-            scene: the batch.
+            context: the batch.
 
         Returns:
             (D,) not negative.
@@ -348,25 +348,25 @@ class ERPoseLoss:
         return BatchContext(targets, shapes, centres, strides, level, background, found)
 
     @torch.no_grad()
-    def assign(self, name: str, side: Side, scene: BatchContext, progress: float) -> Assignment:
+    def assign(self, name: str, side: Side, context: BatchContext, progress: float) -> Assignment:
         """Assignment of persons and cells from the current predictions.
 
         Args:
             name: "one2many" or "one2one".
             side: outputs of that assignment.
-            scene: the batch.
+            context: the batch.
             progress: share of the training that is over.
         """
-        targets, found = scene.targets, scene.found
-        num_cells = scene.centres.shape[1]
+        targets, found = context.targets, context.found
+        num_cells = context.centres.shape[1]
         person, column = found.valid.nonzero(as_tuple=True)
         cell = found.cell[person, column]
         some = zip(torch.split(person, AT_ONCE), torch.split(cell, AT_ONCE))
-        keypoints = torch.cat([self._poses(side, p, c, scene)[-1][0] for p, c in some])
+        keypoints = torch.cat([self._poses(side, p, c, context)[-1][0] for p, c in some])
         labelled = targets.keypoints[person][..., 2] > 0
         error = oks_error(keypoints, targets.keypoints[person], targets.area[person], self.sigmas.to(keypoints.device))
         similarity = mean_over_labelled(kernel(error, schedule(self.tail, progress)), labelled)
-        ranked_by = self.pose_quality(side, similarity, keypoints, person, cell, scene)
+        ranked_by = self.pose_quality(side, similarity, keypoints, person, cell, context)
         score = side.scores[targets.image[person], targets.category[person], cell].sigmoid()
 
         def table(values: Tensor) -> Tensor:
@@ -389,30 +389,30 @@ class ERPoseLoss:
         return Assignment(p, found.cell[p, c], target)
 
     @staticmethod
-    def _poses(side: Side, person: Tensor, cell: Tensor, scene: BatchContext) -> list[tuple[Tensor, Tensor]]:
+    def _poses(side: Side, person: Tensor, cell: Tensor, context: BatchContext) -> list[tuple[Tensor, Tensor]]:
         """Poses that cells predict in the images of the persons they are paired with.
 
         Returns:
             Keypoints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
             place of a look-up is no matter of what was found there: the coarse keypoints have a loss of their own.
         """
-        image, stride = scene.targets.image[person], scene.strides.T[cell]
-        keypoints = decode_keypoints(side.offsets[image, :, :, cell], scene.centres.T[cell], stride)
+        image, stride = context.targets.image[person], context.strides.T[cell]
+        keypoints = decode_keypoints(side.offsets[image, :, :, cell], context.centres.T[cell], stride)
         spread = side.log_spread[image, :, cell]
         if side.refinement is None:
             return [(keypoints, spread)]
-        moved, wider = refine_picked(keypoints.detach(), side.refinement, image, scene.level[cell], stride)
+        moved, wider = refine_picked(keypoints.detach(), side.refinement, image, context.level[cell], stride)
         return [(keypoints, spread), (moved, spread + wider)]
 
-    def _pose_terms(self, side: Side, pairs: Assignment, scene: BatchContext) -> dict[str, Tensor]:
+    def _pose_terms(self, side: Side, pairs: Assignment, context: BatchContext) -> dict[str, Tensor]:
         """Pose, visibility and box loss by name; each person weighs the same, however many cells learn it."""
-        targets = scene.targets
+        targets = context.targets
         image, cell = targets.image[pairs.person], pairs.cell
         wanted = targets.keypoints[pairs.person]
         labelled = wanted[..., 2] > 0
         weight = self._weight(pairs, len(targets.image))
         losses = []
-        for keypoints, spread in self._poses(side, pairs.person, cell, scene):
+        for keypoints, spread in self._poses(side, pairs.person, cell, context):
             error = oks_error(keypoints, wanted, targets.area[pairs.person], self.sigmas.to(keypoints.device))
             losses.append(self.pose_loss(error, spread, labelled))
         pose = losses[-1] + self.aux_loss_gain * sum(losses[:-1], torch.zeros_like(weight))
@@ -424,21 +424,21 @@ class ERPoseLoss:
         }
         if side.box is not None:
             sides = side.box[image, :, cell]  # (D, 4)
-            boxes = decode_boxes(sides.T[None], scene.centres.T[cell].T, scene.strides.T[cell].T)[0].T
+            boxes = decode_boxes(sides.T[None], context.centres.T[cell].T, context.strides.T[cell].T)[0].T
             terms["box_loss"] = self.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
         return terms
 
-    def _sampling_loss(self, dense: Side, pairs: Assignment, refinement: Tensor, scene: BatchContext) -> Tensor:
+    def _sampling_loss(self, dense: Side, pairs: Assignment, refinement: Tensor, context: BatchContext) -> Tensor:
         """Pose loss of the deployed refinement maps where the dense assignment's keypoints sample them.
 
         A person's one cell samples each keypoint at one place; its ten dense cells sample at ten, and what the maps say there
         is right or wrong whoever asks. The dense branch learns nothing here.
         """
-        targets = scene.targets
+        targets = context.targets
         image, wanted = targets.image[pairs.person], targets.keypoints[pairs.person]
-        keypoints, spread = self._poses(replace(dense, refinement=None), pairs.person, pairs.cell, scene)[0]
-        stride = scene.strides.T[pairs.cell]
-        moved, wider = refine_picked(keypoints.detach(), refinement, image, scene.level[pairs.cell], stride)
+        keypoints, spread = self._poses(replace(dense, refinement=None), pairs.person, pairs.cell, context)[0]
+        stride = context.strides.T[pairs.cell]
+        moved, wider = refine_picked(keypoints.detach(), refinement, image, context.level[pairs.cell], stride)
         error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))
         loss = self.pose_loss(error, spread.detach() + wider, wanted[..., 2] > 0)
         weight = self._weight(pairs, len(targets.image))
@@ -452,18 +452,18 @@ class ERPoseLoss:
         return weight / avg_factor(weight.sum())
 
     @staticmethod
-    def _score_loss(scores: Tensor, pairs: Assignment, scene: BatchContext) -> Tensor:
+    def _score_loss(scores: Tensor, pairs: Assignment, context: BatchContext) -> Tensor:
         """Binary cross-entropy of all cells but those in ignore regions, per unit of positive target."""
         wanted = torch.zeros_like(scores)
-        wanted[scene.targets.image[pairs.person], scene.targets.category[pairs.person], pairs.cell] = pairs.target
-        keep = scene.background[:, None] | (wanted > 0)
+        wanted[context.targets.image[pairs.person], context.targets.category[pairs.person], pairs.cell] = pairs.target
+        keep = context.background[:, None] | (wanted > 0)
         loss = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
         return (loss * keep).sum() / avg_factor(wanted.sum())
 
-    def _heatmap_loss(self, logits: Tensor, scene: BatchContext) -> Tensor:
+    def _heatmap_loss(self, logits: Tensor, context: BatchContext) -> Tensor:
         """Penalty-reduced focal loss of keypoint heatmaps (CornerNet, arXiv 1808.01244, eq. 1), per labelled keypoint."""
-        wanted = heatmap_targets(scene.targets, self.sigmas, scene.shapes[0], self.strides[0], logits)
-        keep = scene.background[:, None, : logits.shape[2]]
+        wanted = heatmap_targets(context.targets, self.sigmas, context.shapes[0], self.strides[0], logits)
+        keep = context.background[:, None, : logits.shape[2]]
         peak = wanted == 1
         margin = torch.where(peak, logits, -logits)  # log-odds of being right
         weight = torch.where(peak, 1.0, (1 - wanted) ** 4 * keep)

@@ -18,7 +18,6 @@ from erpose_yolo.data.data_yaml import DataError, load_data_yaml
 from erpose_yolo.data.skeletons import (
     COCO_17,
     CROWDPOSE_14,
-    DEFAULT_SIGMA,
     KNOWN,
     flip_from_names,
     keypoint_names,
@@ -72,9 +71,8 @@ def test_flip_from_names() -> None:
 
 def test_known_skeletons() -> None:
     from erpose_yolo.method.oks import COCO_SIGMAS
-    from erpose_yolo.method.oks import DEFAULT_SIGMA as OF_OKS
 
-    assert COCO_17.sigmas == COCO_SIGMAS and DEFAULT_SIGMA == OF_OKS
+    assert COCO_17.sigmas == COCO_SIGMAS
     shared = [COCO_17.names.index(name) for name in CROWDPOSE_14.names[:12]]
     assert CROWDPOSE_14.sigmas[:12] == tuple(COCO_SIGMAS[i] for i in shared)
     assert known_skeleton([n.replace("left", "L").replace("right", "R") for n in COCO_17.names]) is COCO_17

@@ -1,4 +1,4 @@
-"""Several processes: gradients are those of the keypoint batch, the stock launcher finds our trainer, figures are gathered."""
+"""Several processes: gradients are those of the whole batch, the stock launcher finds our trainer, figures are gathered."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.slow
-def test_gradients_of_two_processes_are_those_of_the_keypoint_batch(tmp_path: Path, repo: Path) -> None:
+def test_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path, repo: Path) -> None:
     """Also where a process has no person; what differs is the order of float32 sums."""
     script, file = tmp_path / "worker.py", tmp_path / "gradients.pt"
-    script.write_text(f"import sys; sys.path[:0] = [{str(repo)!r}, {str(repo / 'tests')!r}]\n{WORKER}")
+    script.write_text(f"import sys; sys.path[:0] = [{str(repo)!r}, {str(repo / 'tests' / 'engine')!r}]\n{WORKER}")
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={find_free_network_port()}"]
     done = subprocess.run([sys.executable, *launch, str(script), str(file)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -145,7 +145,7 @@ def test_stock_launch_trains_and_validates_in_two_processes(
 ) -> None:
     """What device=0,1 does: script, pickle, launcher, DDP loop, gathered validation; then the figures of one process."""
     pytest.importorskip("cloudpickle")
-    monkeypatch.syspath_prepend(str(repo / "tests"))  # the generated script takes over sys.path
+    monkeypatch.syspath_prepend(str(repo / "tests" / "engine"))  # the generated script takes over sys.path
     small: dict[str, Any] = {"imgsz": 64, "batch": 4, "device": "cpu", "plots": False, "verbose": False}
     model = ERPose("erpose-n.yaml")
     where = {"data": str(sparse_dataset), "project": str(tmp_path), "name": "run"}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from erpose_yolo.data.skeletons import CROWDPOSE_14
+from erpose_yolo.data.skeletons import CROWDPOSE_14, names_of
 from erpose_yolo.metrics import coco
-from erpose_yolo.metrics.evaluate import evaluate, is_crowdpose, keypoint_names, main
+from erpose_yolo.metrics.evaluate import evaluate, is_crowdpose, main
 from erpose_yolo.metrics.exact import ExactPose
 from erpose_yolo.metrics.predictions import read_predictions
 from erpose_yolo.metrics.truth import from_annotations
@@ -209,8 +209,9 @@ def test_crowdpose_is_recognised(tmp_path: Path) -> None:
     assert not is_crowdpose(plain, {})
     assert is_crowdpose(plain, {"kpt_oks_sigmas": list(CROWDPOSE_14.sigmas)})
     assert is_crowdpose(plain, {"kpt_names": {0: list(CROWDPOSE_14.names)}})
-    assert keypoint_names({}, 3) == ["keypoint 0", "keypoint 1", "keypoint 2"] and keypoint_names({}, 17)[16] == "right_ankle"
-    assert keypoint_names({"kpt_names": ["a", "b"]}, 2) == ["a", "b"]
+    assert (
+        names_of(None, 3) == ["0", "1", "2"] and names_of(None, 17)[16] == "right_ankle" and names_of(["a", "b"], 2) == ["a", "b"]
+    )
 
 
 @pytest.mark.parametrize(

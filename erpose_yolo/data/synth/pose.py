@@ -100,7 +100,7 @@ def draw_activity(rng: _R, among: Sequence[str] = ()) -> str:
 
 
 def sample_pose(rng: _R, activity: str | None = None) -> tuple[Angles, Support]:
-    """Draw a pose within the keypoint limits.
+    """Draw a pose within the joint limits.
 
     Args:
         rng: source of randomness.

@@ -1,4 +1,4 @@
-"""The 3-D skeleton: bones, keypoint limits, body proportions and forward kinematics.
+"""The 3-D skeleton: bones, joint limits, body proportions and forward kinematics.
 
 World and body frames are right-handed, metres, y up. In a body frame x points to the person's LEFT and z to where the
 person faces. At rest every limb hangs down (-y), so a bone's frame has +y against the bone; elbows and knees are hinges

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from types import ModuleType
 
 import pytest
 import torch
@@ -12,18 +10,14 @@ from test_network import CROWD, batch_of, dense_rows_of, images
 from torch import Tensor
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from benchmarks import variants
 from erpose_yolo.method.oks import kernel
 from erpose_yolo.nn.network import load_model_yaml
 
 
-@pytest.fixture(scope="module")
-def variants(benchmark_module: Callable[[str], ModuleType]) -> ModuleType:
-    return benchmark_module("variants")
-
-
 @pytest.mark.parametrize("block", [{}, {"boxes": True}], ids=str)
 @pytest.mark.parametrize("name", ["plain OKS loss", "IoU assignment", "shared pose branch"])
-def test_every_variant_trains_the_whole_model(variants: ModuleType, name: str, block: dict[str, bool]) -> None:
+def test_every_variant_trains_the_whole_model(name: str, block: dict[str, bool]) -> None:
     torch.manual_seed(0)
     model = variants.VARIANTS[name]({**load_model_yaml("erpose-n.yaml"), "erpose": block}, verbose=False)
     model.args = {**DEFAULT_CFG_DICT, "epochs": 10}
@@ -39,14 +33,14 @@ def test_every_variant_trains_the_whole_model(variants: ModuleType, name: str, b
     assert ("one2one_pose" in names) == (name != "shared pose branch")
 
 
-def test_plain_oks_learns_no_spread(variants: ModuleType) -> None:
+def test_plain_oks_learns_no_spread() -> None:
     error, spread = torch.rand(4, 17), torch.randn(4, 17, requires_grad=True)
     loss = variants.PlainOKSLoss(torch.ones(17), [8.0]).pose_loss(error, spread, torch.ones(4, 17, dtype=torch.bool))
     assert torch.allclose(loss, (1 - kernel(error)).mean(1)) and not loss.requires_grad
     assert variants.ScoreHead.confidence == "score"
 
 
-def test_iou_assignment_prefers_the_better_box(variants: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_iou_assignment_prefers_the_better_box(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks are IoU: of two poses that miss by as many tolerances, the one whose box fits is ahead."""
     ranks: list[tuple[Tensor, Tensor]] = []
     stock = variants.IoULoss.pose_quality
@@ -69,6 +63,6 @@ def test_iou_assignment_prefers_the_better_box(variants: ModuleType, monkeypatch
         assert ((found >= 0) & (found <= 1)).all() and (found[both > 0] > 0).all() and found.std() > 0
 
 
-def test_trainer_builds_the_variant(variants: ModuleType) -> None:
+def test_trainer_builds_the_variant() -> None:
     for name, kind in variants.VARIANTS.items():
         assert variants.trainer_for(name).model_class is kind

@@ -78,7 +78,7 @@ class ERPose(YOLO):
         if not isinstance(self.model, (str, Path, ERPoseModel)):
             raise TypeError(
                 f"{weights} is a {type(self.model).__name__}, not an ER-Pose model. Open it with ultralytics.YOLO, or take "
-                f"over its trunk: ERPose('erpose-n.yaml').load('{weights}')"
+                f"over its backbone and neck: ERPose('erpose-n.yaml').load('{weights}')"
             )
 
     @property

@@ -49,12 +49,8 @@ class Model:
                 info[key] = text  # plain words
         entry = self.session.get_inputs()[0]
         self.keypoints, self.columns = info.get("kpt_shape") or (0, 0)
-        if (
-            info.get("task") != "pose"
-            or not self.keypoints
-            or info.get("head", "ERPoseHead") != "ERPoseHead"
-            or len(entry.shape) != 4
-        ):
+        ours = info.get("task") == "pose" and info.get("head", "ERPoseHead") == "ERPoseHead"
+        if not ours or not self.keypoints or len(entry.shape) != 4:
             raise ValueError(f"{path} is not an ER-Pose model (its metadata say: task {info.get('task')}, head {info.get('head')})")
         self.input, self.dtype = entry.name, np.float16 if "float16" in entry.type else np.float32
         self.batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
@@ -137,12 +133,10 @@ def main(argv: list[str] | None = None) -> int:
         np.save(args.rows, rows)
     for number, row in enumerate(rows, 1):
         keypoints = row[6:].reshape(model.keypoints, model.columns)
-        shown = [
-            f"{name} {p[0]:.0f},{p[1]:.0f}" for name, p in zip(model.keypoint_names, keypoints) if model.columns == 2 or p[2] >= 0.5
-        ]
-        print(
-            f"{model.classes.get(int(row[5]), 'person')} {number}  score {row[4]:.2f}  {'  '.join(shown) or 'no visible keypoint'}"
-        )
+        named = zip(model.keypoint_names, keypoints)
+        shown = [f"{name} {p[0]:.0f},{p[1]:.0f}" for name, p in named if model.columns == 2 or p[2] >= 0.5]
+        who, what = model.classes.get(int(row[5]), "person"), "  ".join(shown) or "no visible keypoint"
+        print(f"{who} {number}  score {row[4]:.2f}  {what}")
     print(f"{len(rows)} in {args.image}, drawn in {args.out}")
     return 0
 

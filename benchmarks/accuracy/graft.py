@@ -35,7 +35,7 @@ def run(graft: str, style: str, seed: int, images_seen: int, batch: int, images:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "curve.json")
-        options = {"style": style, "seed": seed, "passes": images_seen, "batch": batch, "images": images, "out": out}
+        options = {"style": style, "seed": seed, "images_seen": images_seen, "batch": batch, "images": images, "out": out}
         words = [f"--{name}={value}" for name, value in options.items()]
         subprocess.run([sys.executable, "-W", "ignore", str(EXAMPLES / f"{graft}.py"), *words], check=True)
         return [{"model": f"{graft} {style}", **json.loads(out.read_text())}]

@@ -1,7 +1,7 @@
 """Eight-bit exports whose keypoints stay where they are: the quantisers leave the pose branch in float.
 
 A keypoint offset spans several hundred pixels and must be right to one, and an 8-bit output has 256 steps for that. The pose
-branch is small, so float costs little there, while the trunk, nearly all of the arithmetic, is in 8 bits. LiteRT keeps the
+branch is small, so float costs little there, while backbone and neck, nearly all of the arithmetic, is in 8 bits. LiteRT keeps the
 score towers in float as well: their 8-bit scores lost three persons of four on a trained model.
 
 Ultralytics calls the quantisers and has no argument for parts that it does not know. So what it calls is wrapped for the

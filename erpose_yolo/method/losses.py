@@ -25,7 +25,7 @@ from erpose_yolo.method.refine import refine_picked
 # A spread of exp(-4) tolerances is a twentieth of the distance at which OKS .95 is lost: nothing is gained below it,
 # and the bound keeps the gradient of a small person's keypoint finite.
 MIN_LOG_SPREAD = -4.0
-AT_ONCE = 32768  # candidates whose poses are looked up at a time: crowds have hundreds of thousands
+AT_ONCE = 32768  # candidates whose poses are decoded at a time: crowds have hundreds of thousands
 LOSS_NAMES = ("pose_loss", "kobj_loss", "cls_loss", "o2o_loss", "heat_loss")
 
 
@@ -394,7 +394,7 @@ class ERPoseLoss:
 
         Returns:
             Keypoints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
-            place of a look-up is no matter of what was found there: the coarse keypoints have a loss of their own.
+            place of a sample is no matter of what was found there: the coarse keypoints have a loss of their own.
         """
         image, stride = context.targets.image[person], context.strides.T[cell]
         keypoints = decode_keypoints(side.offsets[image, :, :, cell], context.centres.T[cell], stride)

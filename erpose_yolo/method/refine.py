@@ -14,7 +14,7 @@ from erpose_yolo.method.decode import (
     OFFSET_CELLS,
 )
 
-# Cells that look-ups keep from the outermost centres: a point that rounding puts beyond them reads nothing in onnx2tf's graphs.
+# Cells that sampled points keep from the outermost centres: a point that rounding puts beyond them reads nothing in onnx2tf's graphs.
 INSET = 2e-5
 
 
@@ -24,7 +24,7 @@ def sample_maps(refinement: Tensor, points: Tensor, per_keypoint_sampling: bool 
     Args:
         refinement: (B, K * C, H, W), C maps for each keypoint, those of a keypoint in a row.
         points: (B, K, 2, A) cells of this level, (0, 0) the corner of its first cell.
-        per_keypoint_sampling: a look-up per keypoint instead of one for all, for runtimes without batches.
+        per_keypoint_sampling: sample each keypoint by itself instead of all at once, for runtimes without batches.
         clamp_to_border: hold points between the outermost centres; False where they are there, and H and W may be open in a graph.
 
     Returns:
@@ -92,7 +92,7 @@ def refine_keypoints(
 
 
 def refine_best(keypoints: Tensor, refinements: Sequence[Tensor], strides: Sequence[float], level: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`refine_keypoints` for a few cells of each image, in one look-up: all levels are laid out on one sheet.
+    """:func:`refine_keypoints` for a few cells of each image, sampled at once: all levels are laid out on one sheet.
 
     Args:
         keypoints: (B, K, 2, N) pixels of N cells.

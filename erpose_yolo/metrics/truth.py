@@ -101,8 +101,8 @@ class GroundTruth:
         Raises:
             ValueError: the first file that is not of this ground truth.
         """
-        lookup = _Names(self.names)
-        return [lookup.find(file, self.source) for file in files]
+        by_name = _Names(self.names)
+        return [by_name.find(file, self.source) for file in files]
 
     def check_sizes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Make sure that the source is of these very images, not of larger or smaller copies.
@@ -258,8 +258,8 @@ def from_annotations(
             raise ValueError(f"{file}: an image without 'id' or 'file_name': {str(entry)[:120]}")
     listed = sorted(listed, key=lambda entry: entry["id"])
     if images is not None:
-        lookup = _Names([entry["file_name"] for entry in listed])
-        chosen = [listed[i] for i in sorted({lookup.find(image, str(file)) for image in images})]
+        by_name = _Names([entry["file_name"] for entry in listed])
+        chosen = [listed[i] for i in sorted({by_name.find(image, str(file)) for image in images})]
     else:
         chosen = listed
     index = {entry["id"]: i for i, entry in enumerate(chosen)}

@@ -40,7 +40,7 @@ def depthwise(c1: int, c2: int, k: int) -> nn.Sequential:
 
 
 def pose_tower(kind: str, c1: int, c2: int, finest: bool) -> nn.Sequential:
-    """Two blocks from trunk features to keypoint features.
+    """Two blocks from features of the neck to keypoint features.
 
     Plain 3 x 3 convolutions learn much faster than depth-wise ones, but the finest level holds three quarters of all
     cells, and two of them there cost as much as the rest of the head. ``mixed`` has one there and two elsewhere.
@@ -51,12 +51,12 @@ def pose_tower(kind: str, c1: int, c2: int, finest: bool) -> nn.Sequential:
 
 
 def score_towers(ch: Sequence[int], c: int, classes: int) -> nn.ModuleList:
-    """One tower per level from trunk features to class logits."""
+    """One tower per level from features of the neck to class logits."""
     return nn.ModuleList(nn.Sequential(depthwise(x, c, 3), depthwise(c, c, 3), nn.Conv2d(c, classes, 1)) for x in ch)
 
 
 def tower_width(width: int, finest_channels: int) -> int:
-    """Channels of the towers: ``width`` on a 64-channel trunk, growing with its square root, in steps of 8."""
+    """Channels of the towers: ``width`` on a neck of 64 channels, growing with its square root, in steps of 8."""
     return max(16, round(width * math.sqrt(finest_channels / 64) / 8) * 8)
 
 

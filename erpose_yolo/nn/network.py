@@ -1,4 +1,4 @@
-"""ER-Pose as an Ultralytics model: a stock trunk, our head in place of its last row, and the loss for its batches."""
+"""ER-Pose as an Ultralytics model: stock backbone and neck, our head in place of its last row, and the loss for its batches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from erpose_yolo.nn.head import ERPoseHead, PoseBranch
 def load_model_yaml(name: str | Path) -> dict[str, Any]:
     """Read a model YAML of ours into the complete form that Ultralytics parses.
 
-    Two forms are read: ``trunk: yolo26.yaml`` names a stock YAML whose last row gives way to our head; or the file lists
+    Two forms are read: ``base: yolo26.yaml`` names a stock YAML whose last row gives way to our head; or the file lists
     ``backbone`` and ``head`` rows itself, the last of them ``[[levels], 1, ERPoseHead, [nc, kpt_shape]]``.
 
     Args:
@@ -47,13 +47,13 @@ def load_model_yaml(name: str | Path) -> dict[str, Any]:
     cfg = YAML.load(path)
     if "kpt_shape" not in cfg:
         raise ValueError(f"{path}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (keypoints, values each).")
-    if "trunk" in cfg:
-        trunk = yaml_model_load(check_yaml(cfg.pop("trunk")))
-        rows, (levels, *_) = trunk["head"][:-1], trunk["head"][-1]
-        keep = {k: v for k, v in trunk.items() if k in ("backbone", "scales", "activation", "depth_multiple", "width_multiple")}
+    if "base" in cfg:
+        base = yaml_model_load(check_yaml(cfg.pop("base")))
+        rows, (levels, *_) = base["head"][:-1], base["head"][-1]
+        keep = {k: v for k, v in base.items() if k in ("backbone", "scales", "activation", "depth_multiple", "width_multiple")}
         cfg = {**keep, **cfg, "head": [*rows, [levels, 1, HEAD, ["nc", "kpt_shape"]]]}
     if not isinstance(cfg.get("head"), list) or cfg["head"][-1][2] != HEAD:
-        raise ValueError(f"{path}: the last row of head must be [[levels], 1, {HEAD}, [nc, kpt_shape]], or give 'trunk:'.")
+        raise ValueError(f"{path}: the last row of head must be [[levels], 1, {HEAD}, [nc, kpt_shape]], or give 'base:'.")
     if cfg.get("scales"):
         if scale and scale not in cfg["scales"]:
             raise ValueError(f"'{name}' has no scale '{scale}'. The scales of {path.name} are {', '.join(cfg['scales'])}.")
@@ -64,7 +64,7 @@ def load_model_yaml(name: str | Path) -> dict[str, Any]:
 
 
 class ERPoseModel(PoseModel):
-    """Trunk and ER-Pose head.
+    """Stock backbone and neck with an ER-Pose head.
 
     Args:
         cfg: model name, path, or the dictionary of :func:`load_model_yaml`.
@@ -153,7 +153,7 @@ class ERPoseModel(PoseModel):
         return Criterion(self)
 
     def load(self, weights: dict[str, Any] | nn.Module, verbose: bool = True) -> None:
-        """Take over every tensor of the same name and shape: all of a model of ours, the trunk of a stock one.
+        """Take over every tensor of the same name and shape: all of a model of ours, backbone and neck of a stock one.
 
         Scores of a model of ours follow the class names where both models have some (``cls_remap``).
 
@@ -175,16 +175,16 @@ class ERPoseModel(PoseModel):
         if isinstance(source, ERPoseModel) and source.kpt_shape[0] != self.kpt_shape[0]:
             self._take_keypoints(source)
         self.pt_path = getattr(source, "pt_path", None)
-        trunk = sum(not k.startswith(last) for k in ours)
+        body = sum(not k.startswith(last) for k in ours)
         got = sum(not k.startswith(last) for k in taken)
         if verbose:
             LOGGER.info(
                 f"Transferred {len(taken)}/{len(ours)} tensors from pretrained weights: "
-                f"trunk {got}/{trunk}, head {len(taken) - got}/{len(ours) - trunk}"
+                f"backbone and neck {got}/{body}, head {len(taken) - got}/{len(ours) - body}"
             )
         if got == 0:
             LOGGER.warning(
-                "None of the pretrained tensors fits this trunk: training starts from random weights. "
+                "None of the pretrained tensors fits this backbone and neck: training starts from random weights. "
                 f"Take weights of the same family and scale as {self.yaml.get('yaml_file')}."
             )
 

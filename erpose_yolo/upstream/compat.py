@@ -84,7 +84,7 @@ TOUCHED = (
         "ERPoseModel builds a stock model and changes its head",
     ),
     Touch("ultralytics.nn.tasks:DetectionModel.__init__", "uses stride bias_init", "our head takes over the placeholder's strides"),
-    Touch("ultralytics.nn.modules:Pose.__init__", "uses cv4", "the trunk's widths are read off this branch of the placeholder"),
+    Touch("ultralytics.nn.modules:Pose.__init__", "uses cv4", "the neck's widths are read off this branch of the placeholder"),
     Touch("ultralytics.nn.modules:Pose.get_topk_index", "(self, scores, max_det, /)", "sorts the rows of the picked cells"),
     Touch("ultralytics.nn.modules:Detect.max_det", "= 300", "rows of an export"),
     Touch("ultralytics.nn.modules:Detect.export", "= False", "the head returns rows alone where the exporter sets it"),

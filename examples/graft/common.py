@@ -1,6 +1,6 @@
 """What the grafts share: a pose head in plain torch, synthetic people, the training loop and the judge. No ultralytics.
 
-An example brings a Trunk; everything of the method itself comes from erpose_yolo's torch-only modules.
+An example brings a Backbone; everything of the method itself comes from erpose_yolo's torch-only modules.
 
 Shapes: B images, A cells of all levels in a row (finest first), K keypoints. Units: pixels of the network input.
 """
@@ -69,7 +69,7 @@ class StockLoss(ERPoseLoss):
         return box_overlap(boxes, scene.targets.box[person])[0].clamp(min=0)
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """Turns (B, 3, S, S) images into a list of feature maps, finest first.
 
     Attributes:
@@ -138,24 +138,24 @@ class PoseHead(nn.Module):
 
 
 class Graft(nn.Module):
-    """A trunk with the pose head on it.
+    """A backbone with the pose head on it.
 
     Args:
-        trunk: its weights are trained from what they are.
+        backbone: its weights are trained from what they are.
         style: key of STYLES.
     """
 
-    def __init__(self, trunk: Trunk, style: str) -> None:
+    def __init__(self, backbone: Backbone, style: str) -> None:
         super().__init__()
-        self.trunk, self.strides = trunk, [float(s) for s in trunk.strides]
-        self.head = PoseHead(trunk.channels, len(COCO_17.names), style)
-        for norm in (m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)):
+        self.backbone, self.strides = backbone, [float(s) for s in backbone.strides]
+        self.head = PoseHead(backbone.channels, len(COCO_17.names), style)
+        for norm in (m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.momentum = 0.1  # SSDLite has 0.03 and D0 0.01: running statistics would lag behind short trainings
         self.criterion = (ERPoseLoss if style == "erpose" else StockLoss)(sigmas_for(len(COCO_17.names)), self.strides)
 
     def forward(self, images: Tensor) -> HeadOutputs:
         """Raw outputs from (B, 3, S, S) uint8 RGB."""
-        return self.head(self.trunk((images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)))
+        return self.head(self.backbone((images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)))
 
     def loss(self, images: Tensor, targets: Targets, progress: float) -> Tensor:
         return self.criterion(self(images), targets, progress)[0]
@@ -181,7 +181,7 @@ class Graft(nn.Module):
 
 def draw(split: str, count: int) -> list[Sample]:
     """``count`` images of one or two synthetic people who stand or walk, each at least a quarter of the side tall and wide on
-    average, before even backgrounds: what a trunk learns from random weights on a CPU.
+    average, before even backgrounds: what a backbone learns from random weights on a CPU.
 
     Returns:
         (image (3, S, S) uint8 RGB, boxes (N, 4) corners in pixels, keypoints (N, 17, 3) pixels and visibility).
@@ -239,21 +239,21 @@ def evaluate(model: Graft, samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def train(
-    trunk: Trunk, style: str, train_set: Sequence[Sample], val_set: Sequence[Sample], passes: int, batch: int = 8,
+    backbone: Backbone, style: str, train_set: Sequence[Sample], val_set: Sequence[Sample], images_seen: int, batch: int = 8,
     lr: float = 2e-3, points: int = 6, log: Callable[[str], object] = print,
 ) -> tuple[Graft, list[dict[str, float]]]:  # fmt: skip
-    """Train from the trunk's present weights.
+    """Train from the backbone's present weights.
 
     Args:
-        passes: image passes in all, the budget.
+        images_seen: image images_seen in all, the budget.
         points: how often to evaluate, evenly spaced, the last at the end.
 
     Returns:
-        The model, and its curve: passes, core seconds of training, and pycocotools' figures.
+        The model, and its curve: images_seen, core seconds of training, and pycocotools' figures.
     """
-    model = Graft(trunk, style).to(memory_format=torch.channels_last)
+    model = Graft(backbone, style).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.01)
-    steps, rng = passes // batch, np.random.default_rng(0)
+    steps, rng = images_seen // batch, np.random.default_rng(0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     curve: list[dict[str, float]] = []
     order: list[int] = []
@@ -271,20 +271,21 @@ def train(
         schedule.step()
         if (step + 1) * points // steps > step * points // steps:
             spent += time.process_time() - begun
-            point = {"passes": (step + 1) * batch, "core_seconds": round(spent, 1), **evaluate(model, val_set)}
+            point = {"images_seen": (step + 1) * batch, "core_seconds": round(spent, 1), **evaluate(model, val_set)}
             curve.append(point)
             log(
-                f"{point['passes']:6d} passes, {spent:5.0f} core s: AP {point['AP']:.3f}, AP50 {point['AP50']:.3f}, loss {loss:.2f}"
+                f"{point['images_seen']:6d} images seen, {spent:5.0f} core s: "
+                f"AP {point['AP']:.3f}, AP50 {point['AP50']:.3f}, loss {loss:.2f}"
             )
             begun = time.process_time()
     return model, curve
 
 
-def main(trunk: Callable[[], Trunk], about: str | None) -> None:
+def main(backbone: Callable[[], Backbone], about: str | None) -> None:
     """Command line of an example."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--style", choices=STYLES, default="erpose")
-    parser.add_argument("--passes", type=int, default=24000, help="image passes, the budget")
+    parser.add_argument("--images-seen", type=int, default=24000, help="image images_seen, the budget")
     parser.add_argument("--images", type=Path, help="keep the drawn images in this file, and take them from it the next time")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--by-heart", type=int, metavar="N", help="train and judge on the same N images: a quick check, no more")
@@ -297,7 +298,7 @@ def main(trunk: Callable[[], Trunk], about: str | None) -> None:
     if args.by_heart:
         train_set = val_set = train_set[: args.by_heart]
     torch.manual_seed(args.seed)
-    model, curve = train(trunk(), args.style, train_set, val_set, args.passes, args.batch, args.lr)
+    model, curve = train(backbone(), args.style, train_set, val_set, args.images_seen, args.batch, args.lr)
     if args.out:
         record = {"style": args.style, "parameters": sum(p.numel() for p in model.parameters()), "curve": curve}
         args.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
     pip install effdet
     python examples/graft/efficientdet.py                # trains from random weights on synthetic people
-    python examples/graft/efficientdet.py --style stock  # the same trunk with boxes, IoU assignment and NMS
+    python examples/graft/efficientdet.py --style stock  # the same backbone with boxes, IoU assignment and NMS
 
 The first call draws the images; `--help` lists the options.
 """
@@ -15,7 +15,7 @@ from effdet.config import set_config_writeable
 from torch import Tensor
 
 
-class D0(common.Trunk):
+class D0(common.Backbone):
     """P3 to P5; P6 and P7 want sides in multiples of 128 px and persons larger than that."""
 
     channels, strides = (64, 64, 64), (8, 16, 32)

@@ -1,7 +1,7 @@
 """ER-Pose on the feature pyramid of torchvision's RetinaNet and FCOS, here over a ResNet-18.
 
     python examples/graft/retinanet.py                   # trains from random weights on synthetic people
-    python examples/graft/retinanet.py --style stock     # the same trunk with boxes, IoU assignment and NMS
+    python examples/graft/retinanet.py --style stock     # the same backbone with boxes, IoU assignment and NMS
 
 The first call draws the images; `--help` lists the options.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 
-class ResNetFPN(common.Trunk):
+class ResNetFPN(common.Backbone):
     """P3 to P5."""
 
     channels, strides = (256, 256, 256), (8, 16, 32)

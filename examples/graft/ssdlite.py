@@ -1,7 +1,7 @@
 """ER-Pose on the pyramid of torchvision's SSDLite320 MobileNetV3.
 
     python examples/graft/ssdlite.py                     # trains from random weights on synthetic people
-    python examples/graft/ssdlite.py --style stock       # the same trunk with boxes, IoU assignment and NMS
+    python examples/graft/ssdlite.py --style stock       # the same backbone with boxes, IoU assignment and NMS
 
 The first call draws the images; `--help` lists the options.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 
-class SSDLite(common.Trunk):
+class SSDLite(common.Backbone):
     """The two finest of SSDLite's six maps; the other four see images of 300 px and more."""
 
     channels, strides = (672, 480), (16, 32)

@@ -67,7 +67,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model_yaml(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     """A model YAML of a user's own: the default one, changed."""
-    cfg: dict[str, Any] = {"trunk": "yolo26.yaml", "nc": 1, "kpt_shape": [17, 3], "head": "ERPoseHead", "erpose": {}}
+    cfg: dict[str, Any] = {"base": "yolo26.yaml", "nc": 1, "kpt_shape": [17, 3], "head": "ERPoseHead", "erpose": {}}
     change(cfg)
     file = folder / "erpose-mine.yaml"
     file.write_text(yaml.safe_dump(cfg))

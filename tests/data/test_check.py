@@ -173,7 +173,7 @@ def test_mistakes_in_the_yaml(people: Path, case: str) -> None:
     assert main([str(people / "data.yaml")]) == int(error)
 
 
-def test_the_mend_of_flip_idx_is_right(people: Path) -> None:
+def test_the_fix_of_flip_idx_is_right(people: Path) -> None:
     edit(people, flip_idx=list(range(17)))
     assert f"flip_idx: {COCO_17.flip}" in check(people / "data.yaml").findings[0].fix
 

@@ -1,4 +1,4 @@
-"""The method on trunks that are not YOLO's: without ultralytics, with gradients everywhere, and it learns."""
+"""The method on backbones that are not YOLO's: without ultralytics, with gradients everywhere, and it learns."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ import torch
 import common, {example}
 
 torch.manual_seed(0)
-trunk = {example}.{trunk}()
+backbone = {example}.{backbone}()
 samples = common.draw("train", 4)
 for style in common.STYLES:
-    model, curve = common.train(trunk, style, samples, samples[:2], passes=8, batch=4, points=1, log=lambda text: None)
-    assert curve[-1]["passes"] == 8 and 0 <= curve[-1]["AP50"] <= 1, curve
-    maps = model.eval().trunk(torch.zeros(1, 3, common.SIZE, common.SIZE))
-    assert [m.shape[1] for m in maps] == list(trunk.channels)
-    assert [common.SIZE // m.shape[2] for m in maps] == list(trunk.strides)
+    model, curve = common.train(backbone, style, samples, samples[:2], images_seen=8, batch=4, points=1, log=lambda text: None)
+    assert curve[-1]["images_seen"] == 8 and 0 <= curve[-1]["AP50"] <= 1, curve
+    maps = model.eval().backbone(torch.zeros(1, 3, common.SIZE, common.SIZE))
+    assert [m.shape[1] for m in maps] == list(backbone.channels)
+    assert [common.SIZE // m.shape[2] for m in maps] == list(backbone.strides)
 print("trained")
 """
 
@@ -67,7 +67,7 @@ def common(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 class Strided(nn.Module):
-    """The least of a trunk: plain convolutions to strides 8 and 16."""
+    """The least of a backbone: plain convolutions to strides 8 and 16."""
 
     channels, strides = (32, 48), (8, 16)
 
@@ -100,12 +100,12 @@ def test_the_method_imports_without_ultralytics(repo: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("example", "trunk"), [("ssdlite", "SSDLite"), ("retinanet", "ResNetFPN"), ("efficientdet", "D0")])
-def test_examples_train_without_ultralytics(example: str, trunk: str, repo: Path) -> None:
+@pytest.mark.parametrize(("example", "backbone"), [("ssdlite", "SSDLite"), ("retinanet", "ResNetFPN"), ("efficientdet", "D0")])
+def test_examples_train_without_ultralytics(example: str, backbone: str, repo: Path) -> None:
     if example == "efficientdet":
         pytest.importorskip("timm")
         pytest.importorskip("effdet")
-    done = without_ultralytics(TRAIN.format(repo=str(repo), graft=str(GRAFT), example=example, trunk=trunk))
+    done = without_ultralytics(TRAIN.format(repo=str(repo), graft=str(GRAFT), example=example, backbone=backbone))
     assert done.stdout.splitlines()[-1:] == ["trained"], done.stderr
 
 
@@ -193,7 +193,7 @@ def test_drawn_images_hold_large_persons_and_are_kept(common: ModuleType, tmp_pa
     np.testing.assert_array_equal(common.images(file)[1][1][0], val[1][0])
 
 
-def test_heatmaps_of_a_channels_last_trunk() -> None:
+def test_heatmaps_of_a_channels_last_backbone() -> None:
     targets = Targets(
         image=torch.tensor([1]),
         keypoints=torch.tensor([[[20.0, 20.0, 2.0], [40.0, 44.0, 1.0]]]),
@@ -213,9 +213,11 @@ def test_heatmaps_of_a_channels_last_trunk() -> None:
 
 
 @pytest.mark.slow
-def test_a_grafted_trunk_learns(common: ModuleType) -> None:
+def test_a_grafted_backbone_learns(common: ModuleType) -> None:
     torch.manual_seed(0)
     samples = common.draw("train", 4)
     mirrored = [common.flipped(s) for s in samples]  # training sees both
-    _, curve = common.train(Strided(nn.SiLU), "erpose", samples, samples + mirrored, passes=1200, points=2, log=lambda text: None)
+    _, curve = common.train(
+        Strided(nn.SiLU), "erpose", samples, samples + mirrored, images_seen=1200, points=2, log=lambda text: None
+    )
     assert curve[-1]["AP50"] > 0.8, curve

@@ -232,10 +232,10 @@ def test_activations_that_are_built(tmp_path: Path, activation: str) -> None:
 
 def test_a_model_yaml_is_not_overwritten(tmp_path: Path) -> None:
     """``erpose-mine.safetensors`` beside a model YAML of that name: the YAML stays, and no half a pair is left."""
-    (tmp_path / "mine.yaml").write_text("trunk: yolo26.yaml")
+    (tmp_path / "mine.yaml").write_text("base: yolo26.yaml")
     with pytest.raises(FileExistsError, match="mine.yaml exists and does not describe weights"):
         save_weights(network(), tmp_path / "mine.safetensors")
-    assert (tmp_path / "mine.yaml").read_text() == "trunk: yolo26.yaml" and len(list(tmp_path.iterdir())) == 1
+    assert (tmp_path / "mine.yaml").read_text() == "base: yolo26.yaml" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_without_safetensors_the_package_is_named(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -455,7 +455,7 @@ def test_schedules_move() -> None:
 
 
 def test_refined_keypoints_are_what_is_learnt_and_ranked() -> None:
-    """Score targets and the pose loss see the keypoints after the look-up: maps that fix a pose fix its loss and its target."""
+    """Score targets and the pose loss see the keypoints after refinement: maps that fix a pose fix its loss and its target."""
     outputs, target, _ = planted(6.0, "one2one")
     loss = criterion(**ONE2ONE, aux_loss_gain=0.0, oks_gain=0.0)
     before, items = loss(packed(outputs, 96), target, 1.0)

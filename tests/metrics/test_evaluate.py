@@ -195,7 +195,7 @@ def test_a_predictions_file(oblong: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_crowdpose_is_recognised(tmp_path: Path) -> None:
-    from test_metrics_crowdpose import make_crowd
+    from test_crowdpose import make_crowd
 
     truth = make_crowd(np.random.default_rng(0))
     file = tmp_path / "crowd.json"

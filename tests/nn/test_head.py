@@ -301,6 +301,6 @@ def test_heads_of_all_towers() -> None:
 
 
 def test_tower_width() -> None:
-    """Multiples of 8, growing with the square root of the trunk, never degenerate."""
+    """Multiples of 8, growing with the square root of the backbone, never degenerate."""
     assert [tower_width(64, c) for c in (64, 128, 256)] == [64, 88, 128]
     assert tower_width(1, 1) == 16

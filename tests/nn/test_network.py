@@ -1,4 +1,4 @@
-"""The model: every size and trunk, fuse, save, load, transfer, and that everything learns."""
+"""The model: every size and backbone, fuse, save, load, transfer, and that everything learns."""
 
 from __future__ import annotations
 
@@ -146,23 +146,25 @@ def test_unknown_scale_names_the_five() -> None:
         ERPose("erpose-q.yaml")
 
 
-def test_stock_trunk_is_transferred(log: list[str]) -> None:
-    """pretrained=<stock checkpoint> takes every trunk tensor, no head tensor, and says how many."""
+def test_stock_backbone_is_transferred(log: list[str]) -> None:
+    """pretrained=<stock checkpoint> takes every backbone tensor, no head tensor, and says how many."""
     torch.manual_seed(3)
     stock, model = PoseModel("yolo26n-pose.yaml", verbose=False), make_model()
     head = {k: v.clone() for k, v in model.model[-1].state_dict().items()}
     model.load(stock)
     theirs, ours = stock.state_dict(), model.state_dict()
-    trunk = [k for k in ours if not k.startswith("model.23.")]
-    assert len(trunk) > 300 and all(torch.equal(ours[k], theirs[k]) for k in trunk)
+    backbone = [k for k in ours if not k.startswith("model.23.")]
+    assert len(backbone) > 300 and all(torch.equal(ours[k], theirs[k]) for k in backbone)
     assert all(torch.equal(v, head[k]) for k, v in model.model[-1].state_dict().items())
     total = len(ours)
     assert any(
-        f"{len(trunk)}/{total} tensors" in m and f"trunk {len(trunk)}/{len(trunk)}, head 0/{total - len(trunk)}" in m for m in log
+        f"{len(backbone)}/{total} tensors" in m
+        and f"backbone and neck {len(backbone)}/{len(backbone)}, head 0/{total - len(backbone)}" in m
+        for m in log
     )
 
 
-def test_detection_trunk_is_transferred_through_the_class() -> None:
+def test_detection_backbone_is_transferred_through_the_class() -> None:
     """ERPose('erpose-n.yaml').load(model) is the Python way; a checkpoint dictionary with an EMA is read, too."""
     torch.manual_seed(3)
     stock, model = PoseModel("yolo26n-pose.yaml", verbose=False), make_model()
@@ -315,7 +317,7 @@ def test_default_head_in_the_model_has_no_box_convolution() -> None:
 
 
 def test_yaml_with_rows_of_its_own(tmp_path: Path) -> None:
-    """Users with a trunk of their own write all rows, the last one ours; it gives the model that ``trunk:`` gives."""
+    """Users with a backbone of their own write all rows, the last one ours; it gives the model that ``base:`` gives."""
     import yaml
 
     cfg = load_model_yaml("erpose-n.yaml")

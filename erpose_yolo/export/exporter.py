@@ -80,7 +80,7 @@ def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
 
 @contextmanager
 def paddle_sampling(fmt: str) -> Iterator[None]:
-    """Teach x2paddle, for the length of one export, the bilinear sampling of refine.sample_maps: paddle has it, the converter does not.
+    """Teach x2paddle, for the length of one export, the sampling of refine.sample_maps: paddle has it, the converter does not.
 
     Args:
         fmt: export format; nothing happens but for "paddle".

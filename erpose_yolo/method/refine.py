@@ -14,7 +14,7 @@ from erpose_yolo.method.decode import (
     OFFSET_CELLS,
 )
 
-# Cells that sampled points keep from the outermost centres: a point that rounding puts beyond them reads nothing in onnx2tf's graphs.
+# Cells that sampled points keep from the outermost centres: onnx2tf's graphs read nothing where rounding puts a point beyond.
 INSET = 2e-5
 
 

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import common
 from benchmarks.common import memory_of
+from erpose_yolo.method.decode import HeadOutputs, PoseOutputs
 from erpose_yolo.nn.network import to_targets
 
 
@@ -38,17 +39,20 @@ def main() -> None:
     criterion, k = model.init_criterion(), 17
     shapes = [(args.size // s, args.size // s) for s in (8, 16, 32)]
     cells = sum(h * w for h, w in shapes)
-    channels = {"offsets": (k, 2, cells), "spread": (k, cells), "visibility": (k, cells), "field": (3 * k, cells)}
-    channels |= {"one2many": (1, cells), "one2one": (1, cells), "heatmaps": (k, shapes[0][0] * shapes[0][1])}
-    outputs = {name: torch.randn(args.images, *shape, requires_grad=True) for name, shape in channels.items()}
-    grads = [torch.zeros_like(v) for v in outputs.values()]
-    for value, grad in zip(outputs.values(), grads):
-        value.grad = grad  # gradients are the network's memory, not the loss's
+
+    def draw(*shape: int) -> torch.Tensor:
+        value = torch.randn(args.images, *shape, requires_grad=True)
+        value.grad = torch.zeros_like(value)  # gradients are the network's memory, not the loss's
+        return value
+
+    maps = [draw(3 * k, *shape) for shape in shapes]
+    pose = PoseOutputs(draw(k, 2, cells), draw(k, cells), draw(k, cells), maps)
+    outputs = HeadOutputs(pose, pose, draw(1, cells), draw(1, cells), draw(k, shapes[0][0] * shapes[0][1]), shapes)
     targets = to_targets(batch, torch.device("cpu"))
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory_of("VmRSS")
-    loss, _ = criterion.loss(outputs, targets, shapes, 0.5)
+    loss, _ = criterion.loss(outputs, targets, 0.5)
     forward = memory_of("VmHWM") - before
     loss.backward()
     total = memory_of("VmHWM") - before

@@ -72,7 +72,7 @@ def _fill_bias(conv: nn.Conv2d, value: float) -> None:
 def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Best score of each cell (B, 1, A) and its class (B, 1, A), in float, of operators that every converter knows.
 
-    ncnn lacks argmax and comparisons, x2paddle's floor and ncnn's remainder fail; the floor of a quotient works in both.
+    ncnn lacks argmax and comparisons, x2paddle's floor and ncnn's remainder fail, and ONNX's floor of a quotient truncates.
 
     Args:
         scores: (B, C, A) in [0, 1].
@@ -81,9 +81,11 @@ def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
     if last == 0:
         return scores, scores * 0
     score = scores.amax(1, keepdim=True)
-    is_best = (scores - score).floor_divide(1.0) + 1  # 1 or 0; half types round the difference's sum with 1, not its sign
+    behind = score - scores  # exactly 0 for the best alone, in half types, too
+    for _ in range(3):
+        behind = (behind * 6e4).clamp(0, 1)  # 0 or 1: the least difference of two scores grows beyond 1
     back = torch.arange(last, -1, -1, dtype=scores.dtype, device=scores.device)[:, None]
-    return score, last - (is_best * back).amax(1, keepdim=True)  # the first of equal ones
+    return score, last - ((1 - behind) * back).amax(1, keepdim=True)  # the first of equal ones
 
 
 class PoseBranch(nn.Module):

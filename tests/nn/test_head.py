@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from operator import attrgetter
 
@@ -198,6 +199,23 @@ def test_best_class_tells_neighbouring_numbers_apart(dtype: torch.dtype) -> None
     assert (high > low).all()
     assert best_class(torch.stack((low, high))[None])[1].eq(1).all() and best_class(torch.stack((high, low))[None])[1].eq(0).all()
     assert best_class(torch.tensor([[[0.3001], [0.3003]]], dtype=torch.float16))[1].item() == 1
+
+
+def test_best_class_in_an_onnx_graph() -> None:
+    """The exported graph names the same classes: a floored quotient is a truncated one there."""
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+
+    class Best(nn.Module):
+        def forward(self, scores: Tensor) -> Tensor:
+            return torch.cat(best_class(scores), 1)
+
+    torch.manual_seed(0)
+    scores, file = torch.rand(2, 4, 300) ** 4, io.BytesIO()
+    torch.onnx.export(Best().eval(), (scores,), file, dynamo=False)
+    session = runtime.InferenceSession(file.getvalue())
+    found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: scores.numpy()})[0])
+    assert torch.equal(found[:, 1], scores.argmax(1).float()) and torch.equal(found[:, 0], scores.amax(1))
 
 
 def test_modes() -> None:

@@ -32,6 +32,7 @@ TABLES: dict[str, Callable[[common.Record], str]] = {
     "ablation": ablation.table,
     "slices": slices.table,
     "video": video.table,
+    "video-trackers": video.table,
     "graft": graft.table,
     "size": size.table,
     "latency": latency.table,

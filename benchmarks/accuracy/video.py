@@ -1,23 +1,29 @@
-"""Video: identities kept and keypoints steadied, on clips of moving synthetic people whose truth is known (moving_people.py).
+"""Video: identities kept and keypoints steadied, on clips whose truth is known: moving synthetic people, and pans over photos.
 
     pip install trackeval
     python -m benchmarks.accuracy.video                             # true keypoints with noise, no weights
     python -m benchmarks.accuracy.video --seeds 0 1 --weights "erpose-n=runs/compare/compare-synth/erpose-n-{seed}/weights/last.pt"
+    python -m benchmarks.accuracy.video --stock --photos coco-mini/data.yaml --frames 30 --weights erpose-n=erpose-n.pt \\
+        --trackers botsort tracktrack bytetrack --name video-trackers   # the trackers as ``yolo pose track`` runs them
 
-Tracking: every model runs on every frame once. ByteTrack and BoT-SORT then follow its persons through Ultralytics' own
-tracking callback, as ``model.track(frame, persist=True)`` does, with a fresh tracker for each clip; YOLO26 in both modes. A
-track starts at a score of --conf and continues down to 0.4 of it, which at 0.25 are the trackers' own settings. The rows of
-true keypoints show what the trackers themselves lose.
+Tracking: every model runs on every frame once. The --trackers then follow its persons through Ultralytics' own tracking
+callback, as ``model.track(frame, persist=True)`` does, with a fresh tracker for each clip; YOLO26 in both modes. A track
+starts at a score of --conf and continues down to 0.4 of it, which at 0.25 are the own settings of ByteTrack and BoT-SORT. With
+--stock each tracker keeps all scores of its YAML, and gets the detections that ``model.track`` gives it. The rows of true
+keypoints show what the trackers themselves lose; their scores are made up, so --stock leaves them out.
+
+The people of half of the clips come from --photos, if given: a window moves to and fro over a validation photo.
 
 IDF1, ID switches and recall come from TrackEval. A track matches a person where the OKS of its keypoints is 0.5 or more, with
 COCO's sigmas and the area of the visible box: the same rule for all, and it does not depend on boxes. IDF1 by box IoU of 0.5
-stands beside it; that evaluates the trackers' boxes, and ours are derived from keypoints.
+stands beside it; that evaluates the trackers' boxes, and ours are derived from keypoints. Frames with ids: the share of frames
+in which the tracker follows anybody. Switches and recall are the first tracker's.
 
-Smoothing: the One-Euro filter of ``track(smooth=...)`` on true keypoints with Gaussian noise and on each model's ByteTrack
-tracks. The error is that of labelled keypoints of tracks matched to a person (OKS 0.5, unsmoothed); a keypoint that leaves the
-image while its track lives is left out. Jitter: rms of the error's second difference. Lag: the shift in time at which the
-keypoints fit the truth best, from a parabola through the squared error of whole-frame shifts. Models' own errors last longer
-than a frame, unlike the noise, and no low pass removes those.
+Smoothing: the One-Euro filter of ``track(smooth=...)`` on true keypoints with Gaussian noise and on each model's tracks by the
+first tracker. The error is that of labelled keypoints of tracks matched to a person (OKS 0.5, unsmoothed); a keypoint that
+leaves the image while its track lives is left out. Jitter: rms of the error's second difference. Lag: the shift in time at
+which the keypoints fit the truth best, from a parabola through the squared error of whole-frame shifts. Models' own errors last
+longer than a frame, unlike the noise, and no low pass removes those.
 
 A finished run is not repeated; other weights are another run.
 """
@@ -28,7 +34,7 @@ import argparse
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,11 +60,50 @@ from erpose_yolo.method.oks import object_area, oks, sigmas_for
 Clip = list[moving_people.Frame]
 Detector = Callable[[Clip], list[Results]]
 TRACKERS = ("bytetrack", "botsort")
+GIVEN = 0.1  # score from which ``model.track`` gives detections to its tracker
 LOW = 0.4  # of the starting score: 0.1 / 0.25, as in bytetrack.yaml and botsort.yaml
 MATCH = 0.5  # OKS or IoU from which a track is a person
 # made-up detectors: noise in px and share of missed persons
 ORACLES = {"true keypoints": (0.0, 0.0), "1 px off": (1.0, 0.0), "2 px off, 10 % missed": (2.0, 0.1)}
 SHIFTS = range(-6, 13)  # frames
+WINDOW = 0.75  # of the side of a photo, what a panning camera sees
+
+
+def panned(data: str, count: int, frames: int, size: int) -> list[Clip]:
+    """Clips of a window that moves to and fro over validation photos of three to eight persons, those with the largest persons.
+
+    Args:
+        data: data YAML with 17-keypoint rows.
+        count: number of clips.
+        frames: of each clip.
+        size: side of the frames in px.
+
+    Raises:
+        ValueError: too few photos have such persons.
+    """
+    scenes: list[tuple[float, np.ndarray, np.ndarray, np.ndarray]] = []  # area of the smallest person, image, boxes, keypoints
+    for image, centred, keypoints in common.load_split(data, "val", round(size / WINDOW), lambda rows: 3 <= len(rows) <= 8):
+        if ((keypoints[..., 2] > 0).sum(1) >= 8).all():  # the OKS of few keypoints tells little
+            area = float(centred[:, 2:].prod(1).min())
+            scenes.append((area, image.transpose(1, 2, 0)[..., ::-1], common.corners(centred).numpy(), keypoints))
+    if len(scenes) < count:
+        raise ValueError(
+            f"{data}: {len(scenes)} validation photos show three to eight persons with eight labelled keypoints or more each, and "
+            f"{count} are wanted. Fix: give fewer --clips, of which half are photos, or other --photos."
+        )
+    out = []
+    for _, image, boxes, keypoints in sorted(scenes, key=lambda scene: -scene[0])[:count]:
+        clip: Clip = []
+        for turn in 2 * math.pi * np.arange(frames) / frames:
+            along = (1 + np.array((math.sin(turn), 0.5 * math.sin(2 * turn)))) / 2
+            x, y = np.round((image.shape[0] - size) * along).astype(int)
+            moved, seen = keypoints - (x, y, 0), np.clip(boxes - (x, y, x, y), 0, size)
+            moved[((moved[..., :2] < 0) | (moved[..., :2] >= size)).any(-1) | (keypoints[..., 2] == 0)] = 0
+            ids = np.flatnonzero((moved[..., 2] > 0).sum(1) >= 4)
+            frame = np.ascontiguousarray(image[y : y + size, x : x + size])
+            clip.append(moving_people.Frame(frame, ids, seen[ids].astype(np.float32), moved[ids].astype(np.float32)))
+        out.append(clip)
+    return out
 
 
 def from_truth(clip: Clip, noise: float, missed: float) -> list[Results]:
@@ -81,29 +126,35 @@ def from_truth(clip: Clip, noise: float, missed: float) -> list[Results]:
     return out
 
 
+def lowest(start: float | None) -> float:
+    """Score from which a tracker gets detections, by the score at which a track starts; None: as ``model.track``."""
+    return GIVEN if start is None else LOW * start
+
+
 def detector(name: str, path: Path, nms: bool | None, args: argparse.Namespace) -> Detector:
     """A trained model that finds the persons in every frame of a clip."""
     model = (ERPose if name.startswith("erpose") else YOLO)(str(path))
-    options = {"conf": LOW * args.conf, "imgsz": args.imgsz, "device": args.device, "verbose": False}
+    options = {"conf": lowest(args.conf), "imgsz": args.imgsz, "device": args.device, "verbose": False}
     options |= {} if nms is None else {"nms": nms}
     return lambda clip: [model.predict(frame.image, **options)[0].cpu() for frame in clip]
 
 
-def follow(found: list[Results], tracker: str, start: float) -> list[Results]:
+def follow(found: list[Results], tracker: str, start: float | None) -> list[Results]:
     """Track what was found in the frames of a clip, as ``YOLO.track`` does.
 
     Args:
         found: Results of every frame, on the CPU.
-        tracker: bytetrack or botsort.
-        start: score at which a track starts.
+        tracker: stem of a tracker YAML of Ultralytics.
+        start: score at which a track starts; None leaves all scores to the YAML.
     """
-    scores = {"track_high_thresh": start, "new_track_thresh": start, "track_low_thresh": LOW * start}
+    scores = {} if start is None else {"track_high_thresh": start, "new_track_thresh": start, "track_low_thresh": lowest(start)}
     settings = {**YAML.load(check_yaml(f"{tracker}.yaml")), **scores, "device": "cpu"}
     trackers = [TRACKER_MAP[tracker](args=IterableSimpleNamespace(**settings))]
+    least = lowest(start)
     mode, dataset = SimpleNamespace(mode="track", task="pose"), SimpleNamespace(mode="image")
     out = []
     for result in found:
-        step = SimpleNamespace(args=mode, dataset=dataset, trackers=trackers, results=[result[result.boxes.conf >= LOW * start]])
+        step = SimpleNamespace(args=mode, dataset=dataset, trackers=trackers, results=[result[result.boxes.conf >= least]])
         on_predict_postprocess_end(step, persist=True)
         out += step.results
     return out
@@ -126,7 +177,7 @@ def similarity(frame: moving_people.Frame, result: Results, by: str = "OKS") -> 
 
 
 def score(clip: Clip, tracks: list[Results], by: str = "OKS") -> dict[str, float]:
-    """TrackEval's figures of a clip."""
+    """TrackEval's figures of a clip, and the share of frames with identities."""
     try:
         from trackeval.metrics import CLEAR, Identity
     except ImportError as error:
@@ -139,7 +190,9 @@ def score(clip: Clip, tracks: list[Results], by: str = "OKS") -> dict[str, float
     data["similarity_scores"] = [similarity(frame, result, by) for frame, result in zip(clip, tracks)]
     quiet = {"THRESHOLD": MATCH, "PRINT_CONFIG": False}
     clear, identity = (m.eval_sequence(data) for m in (CLEAR(quiet), Identity(quiet)))
-    return {"IDF1": float(identity["IDF1"]), "switches": float(clear["IDSW"]), "recall": float(clear["CLR_Re"])}
+    kept = float(np.mean([result.boxes.is_track for result in tracks]))
+    figures = {"IDF1": identity["IDF1"], "switches": clear["IDSW"], "recall": clear["CLR_Re"]}
+    return {**{k: float(v) for k, v in figures.items()}, "frames with ids": kept}
 
 
 def matches(clip: Clip, tracks: list[Results]) -> list[list[tuple[int, int]]]:
@@ -188,11 +241,11 @@ def steadiness(clip: Clip, tracks: list[Results], pairs: list[list[tuple[int, in
     return {"jitter": jitter, "error": error, "lag": lag}
 
 
-def figures(clip: Clip, found: list[Results], start: float) -> common.Record:
+def figures(clip: Clip, found: list[Results], start: float | None, trackers: Sequence[str] = TRACKERS) -> common.Record:
     """All figures of what was found in a clip: by tracker, and of the first one's tracks before and after the filter."""
-    tracks = {tracker: follow(found, tracker, start) for tracker in TRACKERS}
+    tracks = {tracker: follow(found, tracker, start) for tracker in trackers}
     scores = {k: {**score(clip, v), "IDF1 by IoU": score(clip, v, "IoU")["IDF1"]} for k, v in tracks.items()}
-    raw = tracks[TRACKERS[0]]
+    raw = tracks[trackers[0]]
     pairs, smoother = matches(clip, raw), PoseSmoother(moving_people.FPS)
     smooth = [smoother(result) for result in raw]
     return {"tracking": scores, "raw": steadiness(clip, raw, pairs), "smooth": steadiness(clip, smooth, pairs)}
@@ -200,21 +253,25 @@ def figures(clip: Clip, found: list[Results], start: float) -> common.Record:
 
 def table(record: common.Record) -> str:
     """Tracking in per cent, smoothing as before -> after: means over clips and seeds, IDF1 with its range."""
-    rows = []
+    rows, trackers = [], record["setup"]["trackers"]
     for name, of in common.grouped(record["runs"]).items():
         clips = [clip for r in of for clip in r["clips"]]
-        first = [clip["tracking"][TRACKERS[0]] for clip in clips]
-        idf1 = [common.mean_range([clip["tracking"][tracker]["IDF1"] for clip in clips]) for tracker in TRACKERS]
-        switches = f"{np.mean([f['switches'] for f in first]):.1f}"
-        shares = [f"{100 * np.mean([f[k] for f in first]):.1f}" for k in ("recall", "IDF1 by IoU")]
+
+        def tracked(key: str, tracker: str = trackers[0], clips: list[common.Record] = clips) -> list[float]:
+            return [clip["tracking"][tracker][key] for clip in clips]
 
         def mean(view: str, key: str, clips: list[common.Record] = clips) -> str:
             values = [clip[view][key] for clip in clips if clip[view] and clip[view][key] is not None]
             return f"{np.mean(values):.2f}" if values else "-"
 
+        cells = []
+        for tracker in trackers:
+            kept, by_iou = (100 * np.mean(tracked(key, tracker)) for key in ("frames with ids", "IDF1 by IoU"))
+            cells.append(f"{kept:.0f}, {common.mean_range(tracked('IDF1', tracker))}, {by_iou:.1f}")
+        counts = [f"{np.mean(tracked('switches')):.1f}", f"{100 * np.mean(tracked('recall')):.1f}"]
         steady = [f"{mean('raw', key)} -> {mean('smooth', key)}" for key in ("jitter", "error", "lag")]
-        rows.append([name, *idf1, switches, *shares, *steady])
-    header = ["detections", "IDF1, ByteTrack", "IDF1, BoT-SORT", "switches in a clip", "recall", "IDF1 by box IoU"]
+        rows.append([name, *cells, *counts, *steady])
+    header = ["frames with ids, IDF1, IDF1 by box IoU", *trackers, "switches in a clip", "recall"]
     return common.markdown([*header, "jitter, px/frame^2, smoothed", "error, px, smoothed", "lag, frames, smoothed"], rows)
 
 
@@ -222,7 +279,11 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--weights", nargs="*", default=[], metavar="NAME=FILE", help="NAME as in compare.py; {seed} is filled in")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--conf", type=float, default=0.25, help="score at which a track starts")
+    starts = parser.add_mutually_exclusive_group()
+    starts.add_argument("--conf", type=float, default=0.25, help="score at which a track starts")
+    starts.add_argument("--stock", dest="conf", action="store_const", const=None, help="leave all scores to the trackers' YAMLs")
+    parser.add_argument("--trackers", nargs="+", default=list(TRACKERS), choices=list(TRACKER_MAP), help="first the smoothed one")
+    parser.add_argument("--photos", metavar="DATA", help="data YAML with 17 keypoints: half of the clips pan over its photos")
     parser.add_argument("--imgsz", type=int, default=320, help="input of the networks in px")
     parser.add_argument("--size", type=int, default=320, help="side of the images in px")
     parser.add_argument("--clips", type=int, default=4)
@@ -232,7 +293,7 @@ def main() -> None:
     parser.add_argument("--name", default="video", help="of the result file")
     args = parser.parse_args()
     detectors: dict[tuple[str, int, str], Callable[[], Detector]] = {}  # model and mode, seed, what decides the figures
-    for name, (noise, missed) in ORACLES.items():
+    for name, (noise, missed) in (ORACLES if args.conf is not None else {}).items():
         detectors[name, 0, "truth"] = partial(partial, from_truth, noise=noise, missed=missed)
     for text in args.weights:
         name, _, file = text.partition("=")
@@ -244,13 +305,17 @@ def main() -> None:
             for mode, nms in modes(name).items():
                 detectors[name + mode, seed, digest] = partial(detector, name, path, nms, args)
 
-    setup = {k: getattr(args, k) for k in ("conf", "imgsz", "size", "clips", "frames", "people")}
-    people = tuple(args.people)
-    clips = [moving_people.clip(s, args.size, args.frames, people) for s in TQDM(range(args.clips), desc="clips", disable=False)]
+    if not detectors:
+        parser.error("--stock leaves out made-up detections, so nothing is left to track. Fix: give --weights NAME=FILE.")
+    setup = {k: getattr(args, k) for k in ("conf", "imgsz", "size", "clips", "frames", "people", "trackers")}
+    setup["photos"] = args.photos and "/".join(Path(args.photos).parts[-2:])
+    people, drawn = tuple(args.people), args.clips // 2 if args.photos else args.clips
+    clips = panned(args.photos, args.clips - drawn, args.frames, args.size) if args.photos else []
+    clips[:0] = [moving_people.clip(s, args.size, args.frames, people) for s in TQDM(range(drawn), desc="clips", disable=False)]
 
     def run(model: str, seed: int, source: str) -> list[dict[str, Any]]:
         find = detectors[model, seed, source]()
-        return [{"clips": [figures(clip, find(clip), args.conf) for clip in clips]}]
+        return [{"clips": [figures(clip, find(clip), args.conf, args.trackers) for clip in clips]}]
 
     todo = [dict(zip(("model", "seed", "source"), key)) for key in detectors]
     common.complete(args.name, setup, todo, run, table)

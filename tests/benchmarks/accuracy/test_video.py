@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -83,7 +85,96 @@ def test_perfect_detections_are_tracked_perfectly(two: list, tracker: str):
     tracks = video.follow(video.from_truth(two, 0, 0), tracker, 0.25)
     for by in ("OKS", "IoU"):
         figures = video.score(two, tracks, by)
-        assert figures == {"IDF1": 1, "switches": 0, "recall": 1}
+        assert figures == {"IDF1": 1, "switches": 0, "recall": 1, "frames with ids": 1}
+
+
+def test_trackers_keep_their_own_scores_where_none_is_given(two: list):
+    """0.9 is enough for TrackTrack, 0.5 is not, and ByteTrack follows both; a start that is given holds for every tracker."""
+    pytest.importorskip("trackeval")
+    sure = video.from_truth(two, 0, 0)
+    unsure = [result.new() for result in sure]
+    for result, old in zip(unsure, sure):
+        result.update(boxes=old.boxes.data * torch.tensor((1, 1, 1, 1, 0.5 / 0.9, 1)))
+        result.keypoints = old.keypoints
+
+    def share(found: list, tracker: str, start: float | None) -> float:
+        return video.score(two, video.follow(found, tracker, start))["frames with ids"]
+
+    assert share(sure, "tracktrack", None) == pytest.approx(1, abs=0.1)  # it confirms a track in the second frame
+    assert share(unsure, "tracktrack", None) == 0
+    assert share(unsure, "tracktrack", 0.25) == pytest.approx(1, abs=0.1)
+    assert share(unsure, "bytetrack", None) == 1
+    assert share(unsure, "bytetrack", 0.6) == 0
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """Data YAML of one photo of 160 px: three upright bars side by side, each of its own grey and with 17 keypoints."""
+    for kind in ("images", "labels"):
+        (tmp_path / "bars" / kind / "val").mkdir(parents=True)
+    image, rows = np.zeros((160, 160, 3), np.uint8), []
+    for k, x in enumerate((8, 60, 112)):
+        image[40:120, x : x + 40] = 80 + 60 * k
+        row = [0, (x + 20) / 160, 0.5, 0.25, 0.5]
+        for keypoint in range(17):
+            row += [(x + 2 + 2 * keypoint) / 160, (44 + 4 * keypoint) / 160, 2]
+        rows.append(" ".join(map(str, row)))
+    cv2.imwrite(str(tmp_path / "bars" / "images" / "val" / "a.png"), image)
+    (tmp_path / "bars" / "labels" / "val" / "a.txt").write_text("\n".join(rows))
+    data = tmp_path / "bars" / "data.yaml"
+    data.write_text(f"path: {data.parent}\ntrain: images/val\nval: images/val\nkpt_shape: [17, 3]\nnames: {{0: person}}\n")
+    return data
+
+
+def test_a_camera_pans_over_photos(photo: Path):
+    """Who is where in the window is where the photo shows them; who leaves it is no person of that frame."""
+    (clip,) = video.panned(str(photo), 1, 16, 120)
+    assert len(clip) == 16 and all(frame.image.shape == (120, 120, 3) for frame in clip)
+    middles = [frame.keypoints[frame.ids == 1, 8, 0].item() for frame in clip]
+    assert np.ptp(middles) > 30 and {len(frame.ids) for frame in clip} == {2, 3}
+    for frame in clip:
+        for number, box, keypoints in zip(frame.ids, frame.boxes, frame.keypoints):
+            seen = keypoints[keypoints[:, 2] > 0, :2].round().astype(int).clip(0, 119)
+            assert (frame.image[seen[:, 1], seen[:, 0], 0] == 80 + 60 * number).all()
+            assert (seen >= box[:2] - 1).all() and (seen <= box[2:] + 1).all()
+
+
+def test_too_few_photos_are_an_error(photo: Path):
+    with pytest.raises(ValueError, match="1 validation photos show three to eight .* 2 are wanted. Fix: "):
+        video.panned(str(photo), 2, 4, 120)
+
+
+def test_the_command_fills_a_table_of_the_trackers(
+    photo: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """One drawn and one panned clip; the result file says which trackers and photos, and where no folder lies."""
+    pytest.importorskip("trackeval")
+    monkeypatch.setattr(video, "ORACLES", {"true keypoints": (0.0, 0.0)})
+    argv = ["video.py", "--photos", str(photo), "--trackers", "ocsort", "bytetrack", "--clips", "2", "--frames", "24"]
+    monkeypatch.setattr("sys.argv", [*argv, "--size", "120", "--people", "3", "3"])
+    video.main()
+    text = (results / "video.json").read_text()
+    record = json.loads(text)
+    assert record["setup"]["trackers"] == ["ocsort", "bytetrack"] and record["setup"]["photos"] == "bars/data.yaml"
+    assert str(photo.parent.parent) not in text
+    drawn, pan = record["runs"][0]["clips"]
+    (clip,) = video.panned(str(photo), 1, 24, 120)
+    assert pan == video.figures(clip, video.from_truth(clip, 0, 0), 0.25, ["ocsort", "bytetrack"]) != drawn
+    header, _, row = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    assert header[1:3] == ["ocsort", "bytetrack"] and row[0] == "| true keypoints"
+    each = [[clip["tracking"]["bytetrack"][key] for clip in (drawn, pan)] for key in ("frames with ids", "IDF1", "IDF1 by IoU")]
+    kept, idf1, by_iou = (100 * np.mean(values) for values in each)
+    assert row[2] == f"{kept:.0f}, {idf1:.1f} ({100 * min(each[1]):.1f} to {100 * max(each[1]):.1f}), {by_iou:.1f}"
+
+
+@pytest.mark.parametrize(("more", "word"), [(["--conf", "0.3"], "not allowed with"), ([], "give --weights NAME=FILE")])
+def test_stock_takes_weights_and_no_start(
+    more: list[str], word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("sys.argv", ["video.py", "--stock", *more])
+    with pytest.raises(SystemExit):
+        video.main()
+    assert word in capsys.readouterr().err
 
 
 def test_swapped_identities_are_counted(two: list):

@@ -204,6 +204,7 @@ class ERPoseHead(Pose):
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
         per_keypoint_sampling: look keypoints up one after the other (runtimes without batches, decode.sample_maps).
         fused: what only training uses is gone.
+        sizes: ``stride`` as numbers, once the head has run.
     """
 
     confidence = "expected_oks"
@@ -211,6 +212,7 @@ class ERPoseHead(Pose):
     per_keypoint_sampling = False
     fused = False
     margins: Tensor
+    sizes: list[float]
 
     def __init__(
         self,
@@ -322,8 +324,11 @@ class ERPoseHead(Pose):
         Raises:
             ValueError: ``confidence`` is none of its two.
         """
-        pose, scores, shapes, sizes = raw.one2one, raw.one2one_scores, raw.shapes, [float(s) for s in self.stride]
+        pose, scores, shapes = raw.one2one, raw.one2one_scores, raw.shapes
         assert pose is not None and scores is not None
+        if not torch.compiler.is_compiling():  # torch.export cannot read a tensor, and takes what the call before it read
+            self.sizes = [float(s) for s in self.stride]
+        sizes = self.sizes
         centres, strides = make_cells(shapes, sizes, scores)
         part = {"offsets": pose.offsets, "visibility": pose.visibility}
         if self.confidence == "expected_oks":

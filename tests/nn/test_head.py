@@ -218,6 +218,18 @@ def test_best_class_in_an_onnx_graph() -> None:
     assert torch.equal(found[:, 1], scores.argmax(1).float()) and torch.equal(found[:, 0], scores.amax(1))
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_torch_export_gives_the_same_rows(dense: bool) -> None:
+    """ExecuTorch and Core AI convert what torch.export makes of the head, after a first run as ultralytics does one."""
+    head, x = switch(make_head(nc=3), export=True, dense=dense), features(b=1)
+    with torch.no_grad():
+        wanted = head(x)
+        graph = torch.export.export(head, (x,)).module()
+        assert torch.equal(graph(x), wanted)
+        other = features(b=1, seed=1)
+        assert torch.equal(graph(other), head(other)) and not torch.equal(graph(other), wanted)
+
+
 def test_modes() -> None:
     """Training gives raw outputs, export rows alone, evaluation both: what trainer, exporter and validator expect."""
     head, x = make_head(), features()

@@ -68,7 +68,7 @@ def test_wheel_holds_what_it_should_and_no_more(built: Path, repo: Path) -> None
         names = archive.namelist()
         entry_points = archive.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
-        assert archive.read(PTH).decode() == (repo / "erpose_yolo" / "autoload.pth").read_text()
+        assert archive.read(PTH).decode() == (repo / "erpose_yolo" / "upstream" / "autoload.pth").read_text()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"erpose_yolo", PTH}
     modules = {path.relative_to(repo).as_posix() for path in (repo / "erpose_yolo").rglob("*.py")}

@@ -131,6 +131,7 @@ class Listener:
             self.read.add(name)
             return get(namespace, name)
 
+        @functools.wraps(plot)  # ours reads its signature
         def plotting(result: Any, *args: Any, **kwargs: Any) -> Any:
             self.drawn.append(kwargs)
             return plot(result, *args, **kwargs)
@@ -766,7 +767,7 @@ def test_without_effect_is_said_once(home: Path, mode: str, log: list[str], monk
     calls: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
         "val": ({"data": str(home / "data.yaml"), "conf": 0.0001, "plots": False}, lambda made: made.results_dict),
         "predict": ({"source": str(home / "images/val"), "conf": 0.0001}, lambda made: [r.keypoints.data.tolist() for r in made]),
-        "track": ({"source": str(home / "clip.avi"), "conf": 0.0001}, lambda made: [r.keypoints.data.tolist() for r in made]),
+        "track": ({"source": str(home / "clip.avi"), "conf": 0.0001, "tracker": "bytetrack.yaml"}, lambda made: [r.keypoints.data.tolist() for r in made]),
         "export": ({"format": "torchscript"}, lambda made: Path(made).suffix),
     }
     given, of = calls[mode]
@@ -835,7 +836,7 @@ def test_shell(home: Path, tmp_path: Path) -> None:
         "train": f"model={home / 'erpose-ours.yaml'} {data} epochs=1 batch=4 plots=False name=train {common}",
         "val": f"{weights} {data} plots=False name=val {common}",
         "predict": f"{weights} source={home / 'images/val'} conf=0.0001 save_txt=True cfg={tmp_path / 'more.yaml'} name=p {common}",
-        "track": f"{weights} source={home / 'clip.avi'} conf=0.0001 name=track {common}",
+        "track": f"{weights} source={home / 'clip.avi'} conf=0.0001 save=True name=track {common}",
         "export": f"{weights} format=onnx imgsz=64 device=cpu",
         "benchmark": f"{weights} {data} format=onnx imgsz=64 device=cpu verbose=True",
     }

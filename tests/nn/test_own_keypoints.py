@@ -267,7 +267,7 @@ def test_a_first_training_says_what_it_does(
         plot_skeletons(batch, paths, file, limbs, *rest, **options)
 
     for module in ("trainer", "validator"):
-        monkeypatch.setattr(f"erpose_yolo.{module}.plot_skeletons", record)
+        monkeypatch.setattr(f"erpose_yolo.engine.{module}.plot_skeletons", record)
     data = stick_figures(tmp_path / "set", train=4, val=4, size=64, kpt_oks_sigmas=[0.03] * 5)
     where = {"project": str(tmp_path), "device": "cpu", "workers": 0}
     model = ERPose("erpose-n.yaml")

@@ -767,7 +767,7 @@ def test_without_effect_is_said_once(home: Path, mode: str, log: list[str], monk
     calls: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
         "val": ({"data": str(home / "data.yaml"), "conf": 0.0001, "plots": False}, lambda made: made.results_dict),
         "predict": ({"source": str(home / "images/val"), "conf": 0.0001}, lambda made: [r.keypoints.data.tolist() for r in made]),
-        "track": ({"source": str(home / "clip.avi"), "conf": 0.0001, "tracker": "bytetrack.yaml"}, lambda made: [r.keypoints.data.tolist() for r in made]),
+        "track": ({"source": str(home / "clip.avi"), "conf": 0.0001}, lambda made: [r.keypoints.data.tolist() for r in made]),
         "export": ({"format": "torchscript"}, lambda made: Path(made).suffix),
     }
     given, of = calls[mode]

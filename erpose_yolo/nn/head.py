@@ -251,6 +251,15 @@ class ERPoseHead(Pose):
         pass
 
     @property
+    def agnostic_nms(self) -> bool:
+        """False whatever is assigned: a cell is one person of one class, and the other way to sort orders ties differently."""
+        return False
+
+    @agnostic_nms.setter
+    def agnostic_nms(self, value: bool) -> None:
+        pass
+
+    @property
     def deployed(self) -> PoseBranch:
         """The pose branch that inference reads."""
         branch = self.one2one_pose or self.pose

@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_the_checkpoints_whole(finished: ERPoseTrainer, monke
     elif moment == "state":
         monkeypatch.setattr(torch, "save", half_saved)
     else:
-        monkeypatch.setattr(checkpoint.os, "fsync", full_disk)
+        monkeypatch.setattr("erpose_yolo.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         finished.save_model()
     monkeypatch.undo()

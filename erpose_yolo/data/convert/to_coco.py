@@ -19,7 +19,7 @@ from erpose_yolo.data.data_yaml import DataError, DataYaml, load_data_yaml
 from erpose_yolo.data.images import image_size, images_of, label_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
 from erpose_yolo.data.progress import Progress
-from erpose_yolo.data.skeletons import keypoint_names, known_skeleton
+from erpose_yolo.data.skeletons import keypoint_names, known_skeleton, read_kpt_shape
 from erpose_yolo.files import written_whole
 
 SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are the same person
@@ -62,7 +62,10 @@ def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> 
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists. Fix: another --out, or replace it with --overwrite.")
     source = load_data_yaml(data_yaml)
-    keypoints, dims = _shape(source)
+    try:
+        keypoints, dims = read_kpt_shape(source.data.get("kpt_shape"), f"{source.file}:{source.lines.get('kpt_shape', 1)}")
+    except ValueError as error:
+        raise DataError(str(error)) from None
     if not source.data.get(split):
         raise DataError(f"{source.file}:1: no split {split!r}. Fix: choose one with --split.")
     side = _read_sidecar(source, split)
@@ -74,15 +77,6 @@ def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> 
     with written_whole(out) as part, open(part, "w", encoding="ascii") as file:
         _write(file, source, side, images, roots, keypoints, dims, summary)
     return summary
-
-
-def _shape(source: DataYaml) -> tuple[int, int]:
-    shape = source.data.get("kpt_shape")
-    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) for n in shape) and shape[1] in (2, 3)):
-        raise DataError(
-            f"{source.file}:{source.lines.get('kpt_shape', 1)}: kpt_shape is {shape!r}. Fix: [number of keypoints, 2 or 3]."
-        )
-    return shape[0], shape[1]
 
 
 def _read_sidecar(source: DataYaml, split: str) -> Sidecar | None:

@@ -157,7 +157,7 @@ def check(
         for split, images in files.items():
             _check_split(source, split, images, shape, report, heights, deep, backgrounds, show)
         _check_heights(source, shape[0], heights, report)
-    _check_leaks(source, files, report)
+    _check_leaks(files, report)
     return report
 
 
@@ -523,7 +523,7 @@ def _orphans(labels: set[Path]) -> list[Path]:
 # -- leakage ---------------------------------------------------------------------------------------------------------
 
 
-def _check_leaks(source: DataYaml, files: dict[str, list[Path]], report: Report) -> None:
+def _check_leaks(files: dict[str, list[Path]], report: Report) -> None:
     """Find images that are in two splits: the same path, or the same bytes.
 
     Only files of equal size can be the same, of these only those with equal ends; so little of a set is read in full.

@@ -58,6 +58,7 @@ class ERPoseTrainer(PoseTrainer):
     """
 
     model_class = ERPoseModel
+    callbacks: dict[str, list[Any]]
     world_size: int
     wdir: Path
     last: Path

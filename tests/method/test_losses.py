@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from layouts import encode_keypoints, split_levels
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from erpose_yolo.method.decode import OFFSET_CELLS, HeadOutputs, PoseOutputs, encode_keypoints, make_cells
+from erpose_yolo.method.decode import OFFSET_CELLS, HeadOutputs, PoseOutputs, make_cells
 from erpose_yolo.method.losses import (
     LOSS_NAMES,
     ERPoseLoss,
@@ -26,7 +27,6 @@ from erpose_yolo.method.losses import (
     smooth_oks_loss,
 )
 from erpose_yolo.method.oks import kernel, object_area, oks_error, sigmas_for
-from erpose_yolo.method.refine import split_levels
 
 STRIDES = [8.0, 16.0, 32.0]
 K = 17

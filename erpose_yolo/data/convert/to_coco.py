@@ -41,7 +41,6 @@ class Summary:
     images: int = 0
     annotations: int = 0
     matched: int = 0
-    images_opened: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -115,7 +114,7 @@ def _write(
     categories = _categories(source, side, names, keypoints)
     taken = {a["id"] for group in (side.annotations.values() if side else ()) for a in group}
     next_id = max(taken, default=0) + 1
-    image_ids = _image_ids(images, roots, side)
+    image_ids = _image_ids(images, side)
     info = {"description": f"{source.file.name} by erpose convert; area: of the sidecar, else 0.53 x width x height"}
     file.write(f'{{"info":{json.dumps(info)},\n"categories":{json.dumps(categories)},\n"images":[')
     texts: list[str] = []
@@ -128,7 +127,6 @@ def _write(
             except OSError as error:
                 raise DataError(f"{image}: cannot be read: {error}. Fix: replace the image.") from None
             entry = {"id": image_ids[number], "file_name": name, "width": width, "height": height}
-            summary.images_opened += 1
         file.write((",\n" if number else "\n") + json.dumps(entry, separators=(",", ":")))
         label = label_of(image)
         rows = read_rows(label, keypoints, dims) if label.is_file() else None
@@ -170,7 +168,7 @@ def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], k
     return out
 
 
-def _image_ids(images: list[Path], roots: list[Path], side: Sidecar | None) -> list[int]:
+def _image_ids(images: list[Path], side: Sidecar | None) -> list[int]:
     """Ids of the images that the sidecar does not know: the number in the name where all are such, as in COCO."""
     if side is None:
         stems = [p.stem for p in images]

@@ -107,11 +107,10 @@ class ERPose(YOLO):
         Raises:
             ModuleNotFoundError, FileExistsError: see weights.save_weights.
         """
-        if is_weights(filename):
-            self._check_is_pytorch_model()
+        if is_weights(filename) and isinstance(self.model, ERPoseModel):
             save_weights(self.model, filename)
         else:
-            super().save(filename)
+            super().save(filename)  # which says what an export cannot do
 
     def predict(
         self,

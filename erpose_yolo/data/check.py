@@ -34,16 +34,16 @@ from numpy.typing import NDArray
 from erpose_yolo.data.data_yaml import SPLITS, DataError, DataYaml, YamlError, load_data_yaml
 from erpose_yolo.data.images import IMAGE_SUFFIXES, image_folder_of, image_size, images_of, label_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
+from erpose_yolo.data.painting import draw_sides
 from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import (
-    LEFT,
     MIDDLE,
-    RIGHT,
     flip_from_names,
     keypoint_names,
     known_skeleton,
     limbs_of,
     limbs_ok,
+    read_kpt_shape,
     sides_of,
 )
 from erpose_yolo.method.sigmas import DEFAULT_SIGMA
@@ -59,8 +59,6 @@ EVIDENCE = 30  # persons with both keypoints before that is said
 MIN_PIXELS = 10  # Ultralytics leaves smaller images out
 UNKNOWN_SIZE = (640, 640)  # px, for the labels of an image that cannot be read
 PER_KIND = 20  # findings of a kind that are printed
-
-COLOURS = {LEFT: (0, 140, 255), RIGHT: (255, 120, 0), MIDDLE: (235, 235, 235)}  # BGR: orange, blue, white
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def check(
         for split, images in files.items():
             _check_split(source, split, images, shape, report, heights, deep, backgrounds, show)
         _check_heights(source, shape[0], heights, report)
-    _check_leaks(source, files, report)
+    _check_leaks(files, report)
     return report
 
 
@@ -190,17 +188,12 @@ def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
     elif names is not None and nc is not None and nc != len(names):
         add("names", "nc", f"nc is {nc}, but names has {len(names)}", "remove nc")
 
-    shape = data.get("kpt_shape")
-    if (
-        not isinstance(shape, list)
-        or len(shape) != 2
-        or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape)
-        or shape[0] < 1
-        or shape[1] not in (2, 3)
-    ):
-        add("kpt_shape", "kpt_shape", f"kpt_shape is {shape!r}", "write [number of keypoints, 3], or 2 for rows without visibility")
+    try:
+        k, values = read_kpt_shape(data.get("kpt_shape"), file)
+    except ValueError:
+        what, fix = f"kpt_shape is {data.get('kpt_shape')!r}", "write [number of keypoints, 3], or 2 for rows without visibility"
+        add("kpt_shape", "kpt_shape", what, fix)
         return None
-    k = shape[0]
 
     sigmas = data.get("kpt_oks_sigmas")
     if sigmas is not None:
@@ -221,7 +214,7 @@ def check_yaml(source: DataYaml, report: Report) -> tuple[int, int] | None:
     limbs = data.get("skeleton")
     if limbs is not None and not limbs_ok(limbs, k):
         add("skeleton", "skeleton", f"skeleton is not pairs of keypoints from 0 to {k - 1}", "write [[5, 7], [7, 9], ...]")
-    return k, shape[1]
+    return k, values
 
 
 def _check_names(source: DataYaml, k: int, add: Any) -> dict[Any, list[str]]:
@@ -530,7 +523,7 @@ def _orphans(labels: set[Path]) -> list[Path]:
 # -- leakage ---------------------------------------------------------------------------------------------------------
 
 
-def _check_leaks(source: DataYaml, files: dict[str, list[Path]], report: Report) -> None:
+def _check_leaks(files: dict[str, list[Path]], report: Report) -> None:
     """Find images that are in two splits: the same path, or the same bytes.
 
     Only files of equal size can be the same, of these only those with equal ends; so little of a set is read in full.
@@ -653,9 +646,9 @@ def contact_sheet(source: DataYaml, report: Report, file: Path, tile: int = 300)
         left = gap + n * (tile + gap)
         for top, pixels, persons in rows:
             canvas = np.ascontiguousarray(pixels)
-            for pose in persons:
-                draw_sides(canvas, pose, sides, limbs)
             h, w = canvas.shape[:2]
+            for pose in persons.clip(-1, 2) * (w, h, 1):
+                draw_sides(canvas, pose, sides, limbs, max(1, round(max(h, w) / 150)))
             y, x = top + (tile - h) // 2, left + (tile - w) // 2
             sheet[y : y + h, x : x + w] = canvas
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -685,28 +678,6 @@ def _verdict(
     else:
         title, colour = f"{title}: flip_idx agrees with kpt_names", green
     return (list(flip) if usable and flip is not None else None), title, colour
-
-
-def draw_sides(image: NDArray[np.uint8], pose: Array, sides: Sequence[str], limbs: Sequence[Sequence[int]]) -> None:
-    """Draw a skeleton in place, left and right in their colours; hidden keypoints hollow.
-
-    Args:
-        image: (H, W, 3) uint8 BGR.
-        pose: (K, 3) shares of the image and visibility.
-        sides: (K,) LEFT, MIDDLE or RIGHT.
-        limbs: pairs of keypoint indices. A limb has the side of its keypoints; MIDDLE if they differ.
-    """
-    height, width = image.shape[:2]
-    spots = [(int(round(x)), int(round(y))) for x, y in pose[:, :2].clip(-1, 2) * (width, height)]
-    thick = max(1, round(max(height, width) / 150))
-    for a, b in limbs:
-        if pose[a, 2] > 0 and pose[b, 2] > 0:
-            both = {sides[a], sides[b]} - {MIDDLE}
-            colour = COLOURS[both.pop() if len(both) == 1 else MIDDLE]
-            cv2.line(image, spots[a], spots[b], colour, thick, cv2.LINE_AA)
-    for k, spot in enumerate(spots):
-        if pose[k, 2] > 0:
-            cv2.circle(image, spot, thick + 1, COLOURS[sides[k]], 1 if pose[k, 2] == 1 else -1, cv2.LINE_AA)
 
 
 def _text(image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:

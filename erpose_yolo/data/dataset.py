@@ -113,11 +113,9 @@ def build_dataset(
         fraction: share of the images to use.
 
     Raises:
-        ValueError: no kpt_shape in the data YAML.
+        ValueError: no usable kpt_shape in the data YAML.
     """
-    if "kpt_shape" not in data:  # ultralytics says so itself from 8.4.155 on
-        raise ValueError(f"{args.data}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (keypoints, values each).")
-    data["kpt_shape"] = read_kpt_shape(data["kpt_shape"], args.data)
+    data["kpt_shape"] = read_kpt_shape(data.get("kpt_shape"), args.data)
     return ERPoseDataset(
         img_path=img_path,
         imgsz=args.imgsz,

@@ -13,32 +13,9 @@ import numpy as np
 from ultralytics.engine.results import Results
 from ultralytics.utils.plotting import Annotator, colors
 
+from erpose_yolo.data.painting import draw_skeleton
+
 LIMB_CONFIDENCE = 0.25  # visibility below which Ultralytics draws neither a keypoint nor its limbs
-
-
-def draw_person(
-    image: np.ndarray, keypoints: np.ndarray, colour: tuple[int, int, int], limbs: Sequence[tuple[int, int]], width: int
-) -> None:
-    """Draw one skeleton in place.
-
-    Args:
-        image: (H, W, 3) uint8.
-        keypoints: (K, 2 or 3) pixels and visibility; keypoints below 0.5 are left out, labelled but occluded ones (1 where the
-            labels use 0, 1, 2) are hollow.
-        colour: of limbs and keypoints.
-        limbs: pairs of keypoint indices.
-        width: line width in pixels.
-    """
-    seen = keypoints[:, 2] >= 0.5 if keypoints.shape[1] == 3 else np.ones(len(keypoints), bool)
-    labels = keypoints.shape[1] == 3 and keypoints[:, 2].max(initial=0) > 1
-    points = [(int(round(x)), int(round(y))) for x, y in np.clip(keypoints[:, :2], -1e4, 1e4)]
-    for a, b in limbs:
-        if max(a, b) < len(points) and seen[a] and seen[b]:
-            cv2.line(image, points[a], points[b], colour, width, cv2.LINE_AA)
-    for k, point in enumerate(points):
-        if seen[k]:
-            hollow = labels and keypoints[k, 2] == 1
-            cv2.circle(image, point, width + 1, colour, width if hollow else -1, cv2.LINE_AA)
 
 
 def plot_skeletons(
@@ -89,7 +66,13 @@ def plot_skeletons(
             if scores is not None and scores[j] < min_score:
                 continue
             colour = colors(count, True)
-            draw_person(annotator.im, keypoints[j], colour, limbs, annotator.lw)
+            visible = keypoints[j, :, 2] if keypoints.shape[2] == 3 else np.full(keypoints.shape[1], 2.0)
+            # labels say 0, 1, 2: labelled but occluded keypoints are rings
+            rings = np.where((visible == 1) & (visible.max(initial=0) > 1), annotator.lw, -1).tolist()
+            draw_skeleton(
+                annotator.im, keypoints[j, :, :2], visible >= 0.5, limbs, [colour] * len(limbs), annotator.lw,
+                [colour] * len(visible), rings,
+            )  # fmt: skip
             if scores is not None:
                 x, y = keypoints[j, :, 0].mean(), keypoints[j, :, 1].min()
                 annotator.text([int(np.clip(x, 0, tw - 30)), int(np.clip(y, 14, th - 4))], f"{scores[j]:.2f}", colour)
@@ -139,18 +122,12 @@ class PoseResults(Results):
         poses = self.keypoints.cpu().numpy().data
         for person, pose in enumerate(poses):
             one = colors(ids[person] if ids else len(poses) - 1 - person, True)  # as stock colours its keypoints
-            for number, (a, b) in enumerate(self.limbs):
-                if max(a, b) < len(pose) and _is_there(pose[a]) and _is_there(pose[b]):
-                    colour = one if chosen["color_mode"] == "instance" else colors(number, True)
-                    start, end = ((int(x), int(y)) for x, y in np.clip(pose[[a, b], :2], -1e4, 1e4))
-                    cv2.line(annotator.im, start, end, colour, math.ceil(annotator.lw / 2), cv2.LINE_AA)
+            each = [one if chosen["color_mode"] == "instance" else colors(number, True) for number in range(len(self.limbs))]
+            # without visibility, (0, 0) marks a missing keypoint
+            seen = pose[:, 2] >= LIMB_CONFIDENCE if pose.shape[1] == 3 else pose.any(1)
+            draw_skeleton(annotator.im, np.trunc(pose[:, :2]), seen, self.limbs, each, math.ceil(annotator.lw / 2))
         if show:
             annotator.show(self.path)
         if save:
             annotator.save(chosen["filename"] or f"results_{Path(self.path).name}")
         return annotator.result(pil)
-
-
-def _is_there(point: np.ndarray) -> bool:
-    """Whether a keypoint (2 or 3,) is drawn: by its visibility; without one, (0, 0) marks a missing keypoint."""
-    return bool(point[2] >= LIMB_CONFIDENCE) if len(point) == 3 else bool(point.any())

@@ -154,17 +154,19 @@ def known_skeleton(names: Sequence[str] | None, keypoints: int | None = None) ->
 
 
 def keypoint_names(kpt_names: Any, keypoints: int) -> list[str] | None:
-    """Keypoint names of the first class of a data YAML's ``kpt_names``; None where there are not K of them.
+    """Keypoint names as somebody gave them, for the first class; None where there are not K of them, or numbers alone.
 
     Args:
-        kpt_names: ``{class: [names]}`` (Ultralytics' convention), or a list of names.
+        kpt_names: of a data YAML or model, ``{class: [names]}`` (Ultralytics' convention), or a list of names. Ultralytics
+            gives models of data without names numbers.
         keypoints: K.
     """
     if isinstance(kpt_names, dict):
         kpt_names = next(iter(kpt_names.values()), None)
-    if isinstance(kpt_names, (list, tuple)) and len(kpt_names) == keypoints:
-        return [str(name) for name in kpt_names]
-    return None
+    if not isinstance(kpt_names, (list, tuple)) or len(kpt_names) != keypoints:
+        return None
+    names = [str(name) for name in kpt_names]
+    return None if all(name.isdecimal() for name in names) else names
 
 
 def read_kpt_shape(value: Any, source: object) -> list[int]:
@@ -181,20 +183,14 @@ def read_kpt_shape(value: Any, source: object) -> list[int]:
         k, d = value
         if all(isinstance(n, int) and not isinstance(n, bool) for n in value) and k >= 1 and d in (2, 3):
             return [k, d]
-    raise ValueError(f"{source}: kpt_shape is {value!r}. Write 'kpt_shape: [17, 3]' (number of keypoints, 2 or 3 values each).")
+    said = "missing" if value is None else repr(value)
+    raise ValueError(f"{source}: kpt_shape is {said}. Write 'kpt_shape: [17, 3]' (number of keypoints, 2 or 3 values each).")
 
 
 def names_of(kpt_names: Any, keypoints: int) -> list[str]:
-    """Keypoint names of a model: its own where they are words, COCO's for 17 keypoints without, else numbers.
-
-    Args:
-        kpt_names: as :func:`keypoint_names` takes them; Ultralytics gives models of data without names numbers.
-        keypoints: K.
-    """
-    names = keypoint_names(kpt_names, keypoints)
-    if names is not None and not all(name.isdecimal() for name in names):
-        return names
-    return list(COCO_17.names) if keypoints == len(COCO_17.names) else [str(i) for i in range(keypoints)]
+    """Names to call keypoints by: those of :func:`keypoint_names`, COCO's for 17 keypoints without, else numbers."""
+    without = list(COCO_17.names) if keypoints == len(COCO_17.names) else [str(i) for i in range(keypoints)]
+    return keypoint_names(kpt_names, keypoints) or without
 
 
 def match_names(wanted: Sequence[str], known: Sequence[str]) -> list[int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -57,6 +58,7 @@ class ERPoseTrainer(PoseTrainer):
     """
 
     model_class = ERPoseModel
+    callbacks: dict[str, list[Any]]
     world_size: int
     wdir: Path
     last: Path
@@ -76,6 +78,8 @@ class ERPoseTrainer(PoseTrainer):
         super().__init__(cfg, overrides, _callbacks)
         if RANK != -1 and self.world_size:  # the stock count is that of this machine's GPUs
             self.world_size = WORLD_SIZE
+        # a copy: older releases share the model's, and ours would go to its next trainer, too
+        self.callbacks = defaultdict(list, {event: list(found) for event, found in self.callbacks.items()})
 
     def get_dataset(self) -> dict[str, Any]:
         """Data dictionary, after a check of what training relies on.
@@ -137,6 +141,11 @@ class ERPoseTrainer(PoseTrainer):
             LOGGER.info(describe_sigmas(shape[0], sigmas))
 
     def _build_train_pipeline(self) -> None:
+        """Stock loaders and optimiser, then what depends on them.
+
+        At ``on_pretrain_routine_end`` it would be too late: the averaged model is copied in between, and a run out of memory
+        builds all this again.
+        """
         super()._build_train_pipeline()
         if self.args.nbs == DEFAULT_CFG.nbs:  # else somebody has chosen how many images a step takes
             self.accumulate = min(self.accumulate, max(1, len(self.train_loader) // LEAST_STEPS))
@@ -159,13 +168,8 @@ class ERPoseTrainer(PoseTrainer):
         """Validator for the epochs of this run."""
         return ERPoseValidator(self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks)
 
-    def run_callbacks(self, event: str) -> None:
-        """Begin epochs and count batches, then run the callbacks of an event."""
-        if event == "on_train_epoch_start":
-            self._begin_epoch()
-        elif event == "on_train_batch_start":
-            self.waiting += 1
-        super().run_callbacks(event)
+    def _begin_batch(self) -> None:
+        self.waiting += 1
 
     def _begin_epoch(self) -> None:
         """Seed the epoch by its number alone, and take over the gradients that a resumed run brings along."""
@@ -270,8 +274,14 @@ class ERPoseTrainer(PoseTrainer):
         )
 
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
-        """Stock resume, then the exact state where the checkpoint has one."""
+        """Stock resume, then the exact state where the checkpoint has one.
+
+        Our callbacks are added here, the last step before the first epoch, so that they come after the user's: what these
+        draw at random does not change an epoch.
+        """
         super().resume_training(ckpt)
+        self.add_callback("on_train_epoch_start", ERPoseTrainer._begin_epoch)
+        self.add_callback("on_train_batch_start", ERPoseTrainer._begin_batch)
         if self.resume and ckpt and ckpt.get(checkpoint.STATE):
             self._state = ckpt[checkpoint.STATE]
             checkpoint.restore(self, self._state, write_results=MAIN)

@@ -245,8 +245,6 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
     keypoints, values = head.kpt_shape
     given = getattr(model, "kpt_names", None)
     names = keypoint_names(given, keypoints)
-    if names == [str(k) for k in range(keypoints)]:  # what the stock trainer writes where the data YAML has none
-        names = None
     known = known_skeleton(names) if names else COCO_17 if keypoints == len(COCO_17.names) else None
     if names is None:
         names, given = list(known.names) if known else [f"keypoint_{k}" for k in range(keypoints)], None

@@ -23,7 +23,7 @@ from ultralytics.nn import modules as layers
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from erpose_yolo import __version__
-from erpose_yolo.data.skeletons import flip_from_names, keypoint_names, known_skeleton
+from erpose_yolo.data.skeletons import flip_from_names, keypoint_names, known_skeleton, read_kpt_shape
 from erpose_yolo.files import atomic_replace
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
@@ -211,9 +211,10 @@ def _read(text: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         said = about.get("format") if isinstance(about, dict) else None
         raise ValueError(f"{text} does not describe ER-Pose weights: it must say 'format: {FORMAT}', not {said!r}.")
-    cfg, shape = about.get("network"), about.get("kpt_shape")
-    if not isinstance(cfg, dict) or not isinstance(cfg.get("nc"), int) or not isinstance(shape, list) or not _names_fit(about):
-        raise ValueError(f"{text}: network with nc, kpt_shape and a name per class are needed. Save the weights again.")
+    cfg = about.get("network")
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("nc"), int) or not _names_fit(about):
+        raise ValueError(f"{text}: network with nc and a name per class are needed. Save the weights again.")
+    read_kpt_shape(about.get("kpt_shape"), text)
     return about
 
 

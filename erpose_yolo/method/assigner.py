@@ -117,7 +117,7 @@ def alignment(score: Tensor, quality: Tensor, alpha: float, beta: float) -> Tens
 
 
 def one_to_many(rank: Tensor, candidates: Candidates, image: Tensor, num_cells: int, topk: int) -> Tensor:
-    """Dense assignment: each person's ``topk`` best candidates; a cell that several persons claim goes to the best.
+    """One-to-many assignment: each person's ``topk`` best candidates; a cell that several persons claim goes to the best.
 
     Args:
         rank: (N, C) alignment, any non-negative finite numbers.

@@ -94,11 +94,6 @@ def decode_keypoints(offsets: Tensor, centres: Tensor, strides: Tensor) -> Tenso
     return centres[:, None] + offsets * (strides * OFFSET_CELLS)[:, None]  # rank 4 throughout, for TensorFlow
 
 
-def encode_keypoints(keypoints: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Inverse of :func:`decode_keypoints` for picked cells: (M, K, 2) pixels to raw offsets."""
-    return (keypoints - centres[:, None]) / (strides * OFFSET_CELLS)[:, None]
-
-
 def expected_oks(log_spread: Tensor, visibility: Tensor) -> Tensor:
     """OKS that a pose may expect of itself, from the spreads that the smooth OKS loss teaches.
 

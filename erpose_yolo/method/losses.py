@@ -266,14 +266,14 @@ class ERPoseLoss:
         }
         heatmaps = None if outputs.heatmaps is None else outputs.heatmaps.float()
         context = self._scene(next(iter(sides.values())).offsets, targets, outputs.shapes)
-        dense = schedule(self.one2many_weight, progress)
+        weight = schedule(self.one2many_weight, progress)
         # every output is in the graph, persons or not (distributed training needs it); no value of it is read, as 0 * inf is NaN
         tensors = [v for side in sides.values() for v in side.tensors()] + ([] if heatmaps is None else [heatmaps])
         zero = sum((v[:0].sum() for v in tensors), torch.zeros((), device=context.centres.device))
         items: dict[str, Tensor] = dict.fromkeys(LOSS_NAMES, zero)
 
         before: tuple[Side, Assignment] | None = None
-        for name, share, label in (("one2many", dense, "cls_loss"), ("one2one", 1 - dense, "o2o_loss")):
+        for name, share, label in (("one2many", weight, "cls_loss"), ("one2one", 1 - weight, "o2o_loss")):
             if name not in sides:
                 continue
             side = sides[name]
@@ -281,7 +281,7 @@ class ERPoseLoss:
             items[label] = share * self._score_loss(side.scores, pairs, context)
             for key, value in self._pose_terms(side, pairs, context).items():
                 items[key] = items.get(key, zero) + share * value
-            # a pose branch that both assignments share has learnt from the dense pairs already
+            # a pose branch that both assignments share has learnt from the one-to-many pairs already
             if before is not None and side.refinement is not None and outputs.one2one is not outputs.one2many:
                 items["pose_loss"] = items["pose_loss"] + share * self._sampling_loss(*before, side.refinement, context)
             before = side, pairs
@@ -428,15 +428,15 @@ class ERPoseLoss:
             terms["box_loss"] = self.box_gain * ((1 - box_overlap(boxes, targets.box[pairs.person])[1]) * weight).sum()
         return terms
 
-    def _sampling_loss(self, dense: Side, pairs: Assignment, refinement: Tensor, context: BatchContext) -> Tensor:
-        """Pose loss of the deployed refinement maps where the dense assignment's keypoints sample them.
+    def _sampling_loss(self, one2many: Side, pairs: Assignment, refinement: Tensor, context: BatchContext) -> Tensor:
+        """Pose loss of the deployed refinement maps where the one-to-many assignment's keypoints sample them.
 
-        A person's one cell samples each keypoint at one place; its ten dense cells sample at ten, and what the maps say there
-        is right or wrong whoever asks. The dense branch learns nothing here.
+        A person's one cell samples each keypoint at one place; its ten one-to-many cells sample at ten, and what the maps say
+        there is right or wrong whoever asks. The one-to-many branch learns nothing here.
         """
         targets = context.targets
         image, wanted = targets.image[pairs.person], targets.keypoints[pairs.person]
-        keypoints, spread = self._poses(replace(dense, refinement=None), pairs.person, pairs.cell, context)[0]
+        keypoints, spread = self._poses(replace(one2many, refinement=None), pairs.person, pairs.cell, context)[0]
         stride = context.strides.T[pairs.cell]
         moved, wider = refine_picked(keypoints.detach(), refinement, image, context.level[pairs.cell], stride)
         error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))

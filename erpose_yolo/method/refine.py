@@ -54,15 +54,6 @@ def sample_maps(refinement: Tensor, points: Tensor, per_keypoint_sampling: bool 
     return found.reshape(b, k, refinement.shape[1] // k, -1).to(kind)
 
 
-def split_levels(flat: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """(B, C, A) of all levels in a row as maps (B, C, H, W), one per level."""
-    out, first = [], 0
-    for h, w in shapes:
-        out.append(flat[:, :, first : first + h * w].reshape(flat.shape[0], flat.shape[1], h, w))
-        first += h * w
-    return out
-
-
 def refine_keypoints(
     keypoints: Tensor, refinements: Sequence[Tensor], strides: Sequence[float], per_keypoint_sampling: bool = False
 ) -> tuple[Tensor, Tensor]:

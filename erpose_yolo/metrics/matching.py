@@ -22,7 +22,6 @@ OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # .50:.05:.95
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 # pycocotools.cocoeval.Params.setKpParams, square pixels: keypoints have no small range
 AREA_RANGES = ((0**2, 1e5**2), (32**2, 96**2), (96**2, 1e5**2))
-AREA_NAMES = ("all", "medium", "large")
 
 _CHUNK = 1 << 15  # pairs at a time: their keypoints stay in the processor's cache
 

@@ -43,12 +43,6 @@ class Predictions:
         """The predictions where a mask holds, or in the order of an index."""
         return Predictions(self.image[keep], self.category[keep], self.score[keep], self.keypoints[keep], self.area[keep])
 
-    def of_images(self, keep: np.ndarray) -> Predictions:
-        """Those of the images where the mask ``keep`` (I,) holds, counted anew as GroundTruth.select counts them."""
-        part = self.select(keep[self.image])
-        new = np.cumsum(keep) - 1
-        return Predictions(new[part.image], part.category, part.score, part.keypoints, part.area)
-
 
 def extent_area(keypoints: np.ndarray) -> np.ndarray:
     """Area (M,) of the extent of all keypoints (M, K, 2 or more), in square pixels."""

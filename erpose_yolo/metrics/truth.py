@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -73,25 +73,6 @@ class GroundTruth:
         out = np.zeros(len(self.ids), bool)
         out[self.image[(self.keypoints[..., 2] > 0).any(1)]] = True
         return out
-
-    def select(self, keep: np.ndarray) -> GroundTruth:
-        """The images where the mask ``keep`` (I,) holds."""
-        new = np.cumsum(keep) - 1
-        of = keep[self.image]
-        return replace(
-            self,
-            ids=[i for i, k in zip(self.ids, keep) if k],
-            names=[n for n, k in zip(self.names, keep) if k],
-            image=new[self.image[of]],
-            category=self.category[of],
-            keypoints=self.keypoints[of],
-            box=self.box[of],
-            area=self.area[of],
-            crowd=self.crowd[of],
-            seen=self.seen[of],
-            crowd_index=None if self.crowd_index is None else self.crowd_index[keep],
-            sizes=None if self.sizes is None else [s for s, k in zip(self.sizes, keep) if k],
-        )
 
     def find(self, files: Iterable[str | Path]) -> list[int]:
         """Index of each image file.

@@ -15,7 +15,7 @@ from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.torch_utils import initialize_weights
 
 from erpose_yolo import catalog
-from erpose_yolo.data.skeletons import match_names, names_of
+from erpose_yolo.data.skeletons import match_names, names_of, read_kpt_shape
 from erpose_yolo.method.decode import HeadOutputs
 from erpose_yolo.method.losses import ERPoseLoss, Targets
 from erpose_yolo.method.oks import lax_sigmas, object_area, sigmas_for
@@ -45,8 +45,7 @@ def load_model_yaml(name: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"'{name}' is not a model YAML of erpose-yolo. Shipped: {', '.join(catalog.list_models())}.")
     path, scale = found
     cfg = YAML.load(path)
-    if "kpt_shape" not in cfg:
-        raise ValueError(f"{path}: kpt_shape is missing. Add a line such as 'kpt_shape: [17, 3]' (keypoints, values each).")
+    cfg["kpt_shape"] = read_kpt_shape(cfg.get("kpt_shape"), path)
     if "base" in cfg:
         base = yaml_model_load(check_yaml(cfg.pop("base")))
         rows, (levels, *_) = base["head"][:-1], base["head"][-1]
@@ -95,10 +94,7 @@ class ERPoseModel(PoseModel):
         stock = deepcopy(cfg)
         stock["head"][-1] = [*stock["head"][-1][:2], "Pose", ["nc", "kpt_shape"]]
         stock["reg_max"] = 1
-        shape: Any = list(data_kpt_shape) if any(data_kpt_shape) else stock["kpt_shape"]
-        whole = isinstance(shape, (list, tuple)) and len(shape) == 2 and all(isinstance(v, int) for v in shape)
-        if not whole or shape[0] < 1 or shape[1] not in (2, 3):
-            raise ValueError(f"kpt_shape must be [keypoints, 2 or 3], got {shape}. Fix it in the data or model YAML.")
+        read_kpt_shape(list(data_kpt_shape) if any(data_kpt_shape) else stock["kpt_shape"], "data or model YAML")
         super().__init__(stock, ch=ch, nc=nc, data_kpt_shape=data_kpt_shape, verbose=False)
         self.yaml["head"][-1][2] = HEAD
         self.kpt_shape: list[int] = list(self.yaml["kpt_shape"])

@@ -129,6 +129,8 @@ TOUCHED = (
         "uses nan_recovery_attempts",
         "an epoch repeated after a NaN gets another seed",
     ),
+    Touch("ultralytics.data.base:BaseDataset.load_image", "uses buffer", "exact resume: the images that mosaic draws from"),
+    Touch("ultralytics.engine.trainer:BaseTrainer.__init__", "uses callbacks csv", "exact resume: its callbacks, results.csv"),
     Touch("ultralytics.data.build:InfiniteDataLoader.reset", "(self, /)", "each epoch draws its order from its own seed"),
     # data
     Touch("ultralytics.data.dataset:YOLODataset.cache_labels", "uses verify_args", "our reader of box-free rows comes in there"),
@@ -186,6 +188,11 @@ TOUCHED = (
         "uses on_export_start model im metadata output_shape imgsz file quantize end2end",
         "exporter.prepare fits model, input and metadata to the format at that callback",
     ),
+    Touch(
+        "ultralytics.nn.backends.openvino:OpenVINOBackend.load_model",
+        "uses compile_model ov_compiled_model partial",
+        "float32 exports are compiled anew, with the options of the first time, so that they compute in float32",
+    ),
     # command line
     Touch("ultralytics.cfg:entrypoint", "", "the erpose command runs stock commands with it"),
     Touch("ultralytics.cfg:merge_equals_args", "(args, /)", "the erpose command looks at each word"),
@@ -200,7 +207,7 @@ REPLACED = {
     "ultralytics.nn.tasks:PoseModel": "__init__ init_criterion load predict",
     "ultralytics.nn.modules:Pose": "__init__ bias_init end2end forward fuse",
     "ultralytics.models.yolo.pose:PoseTrainer": "__init__ _build_train_pipeline build_dataset final_eval get_dataset get_model "
-    "get_validator optimizer_step plot_training_samples resume_training run_callbacks save_model set_model_attributes",
+    "get_validator optimizer_step plot_training_samples resume_training save_model set_model_attributes",
     "ultralytics.models.yolo.pose:PoseValidator": "__init__ build_dataset gather_stats get_stats init_metrics plot_predictions "
     "plot_val_samples postprocess pred_to_json preprocess print_results update_metrics",
     "ultralytics.models.yolo.pose:PosePredictor": "construct_result inference postprocess setup_model",

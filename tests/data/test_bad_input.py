@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ def test_model_yaml_without_kpt_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [[17, 4], [17], [0, 3], [17, 1], 17, "17x3"])
 def test_model_yaml_with_a_wrong_kpt_shape(tmp_path: Path, shape: object) -> None:
-    """kpt_shape is [keypoints, 2 or 3]; the error says so and what was given."""
-    with pytest.raises(ValueError, match=r"kpt_shape must be \[keypoints, 2 or 3\]"):
+    """kpt_shape is [keypoints, 2 or 3]; the error names the file, what was given and what to write."""
+    with pytest.raises(ValueError, match=rf"erpose-mine.yaml: kpt_shape is {re.escape(repr(shape))}.*kpt_shape: \[17, 3\]"):
         ERPose(model_yaml(tmp_path, lambda c: c.update(kpt_shape=shape)))
 
 

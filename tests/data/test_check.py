@@ -80,6 +80,7 @@ def test_known_skeletons() -> None:
     assert known_skeleton(COCO_17.names[::-1]) is None and known_skeleton(None, 14) is CROWDPOSE_14
     assert keypoint_names({0: ["a", "b"]}, 2) == keypoint_names(["a", "b"], 2) == ["a", "b"]
     assert keypoint_names({0: ["a"]}, 2) is keypoint_names(None, 2) is keypoint_names({}, 2) is None
+    assert keypoint_names({0: ["0", "1"]}, 2) is None and keypoint_names(["1", "b"], 2) == ["1", "b"]
 
 
 # -- a clean set, and one mistake at a time --------------------------------------------------------------------------

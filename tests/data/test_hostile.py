@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from layouts import split_levels
 from PIL import Image
 from torch import Tensor
 from ultralytics.utils.patches import imread
@@ -30,7 +31,6 @@ from erpose_yolo.method.assigner import NO_CELL, Candidates, find_candidates, on
 from erpose_yolo.method.decode import HeadOutputs, PoseOutputs
 from erpose_yolo.method.losses import ERPoseLoss, Targets
 from erpose_yolo.method.oks import object_area, sigmas_for
-from erpose_yolo.method.refine import split_levels
 
 K = 5
 Rng = np.random.Generator

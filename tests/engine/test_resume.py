@@ -198,6 +198,27 @@ def test_epochs_are_seeded_by_their_number(finished: ERPoseTrainer, monkeypatch:
         assert all(a != b for a, b in zip(first, other)) and sorted(other[3]) == sorted(first[3])
 
 
+@pytest.mark.slow
+def test_callbacks_of_users_and_ours(tiny_dataset: Path, tmp_path: Path) -> None:
+    """Users may reset theirs, put them in place of all others, and train again: epochs are seeded, batches counted once."""
+    seen: list[tuple[int, int]] = []
+
+    def alone(trainer: ERPoseTrainer) -> None:
+        for event in ("on_train_epoch_start", "on_train_batch_start"):
+            trainer.set_callback(event, lambda trainer: None)
+
+    model = ERPose("erpose-n.yaml")
+    small = {**SMALL, "epochs": 1, "nbs": 12, "warmup_epochs": 0, "val": False}
+    for run in ("first", "second"):
+        model.reset_callbacks()
+        model.add_callback("on_pretrain_routine_start", alone)
+        model.add_callback("on_train_batch_end", lambda trainer: seen.append((trainer.waiting, torch.initial_seed())))
+        model.train(data=str(tiny_dataset), project=str(tmp_path), name=run, **small)
+        assert ERPoseTrainer._begin_epoch not in model.callbacks["on_train_epoch_start"]  # this trainer's alone
+    seed = int(np.random.SeedSequence((0, 0, 0, 0)).generate_state(1)[0])
+    assert seen == [(1, seed), (0, seed)] * 2  # the last batch of a run takes a step
+
+
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
     part, file = tmp_path / "part", tmp_path / "file"
     part.write_text("new")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from layouts import encode_keypoints, split_levels
 
 from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes, fit_margins
 from erpose_yolo.method.decode import (
@@ -12,12 +13,11 @@ from erpose_yolo.method.decode import (
     assemble_rows,
     confidence,
     decode_keypoints,
-    encode_keypoints,
     expected_oks,
     make_cells,
     select_rows,
 )
-from erpose_yolo.method.refine import INSET, refine_best, refine_keypoints, refine_picked, sample_maps, split_levels
+from erpose_yolo.method.refine import INSET, refine_best, refine_keypoints, refine_picked, sample_maps
 
 SHAPES, STRIDES = [(6, 8), (3, 4), (2, 2)], [8.0, 16.0, 32.0]
 

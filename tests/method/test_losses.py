@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from layouts import encode_keypoints, split_levels
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from erpose_yolo.method.decode import OFFSET_CELLS, HeadOutputs, PoseOutputs, encode_keypoints, make_cells
+from erpose_yolo.method.decode import OFFSET_CELLS, HeadOutputs, PoseOutputs, make_cells
 from erpose_yolo.method.losses import (
     LOSS_NAMES,
     ERPoseLoss,
@@ -26,7 +27,6 @@ from erpose_yolo.method.losses import (
     smooth_oks_loss,
 )
 from erpose_yolo.method.oks import kernel, object_area, oks_error, sigmas_for
-from erpose_yolo.method.refine import split_levels
 
 STRIDES = [8.0, 16.0, 32.0]
 K = 17
@@ -440,7 +440,7 @@ def test_schedule() -> None:
 
 
 def test_schedules_move() -> None:
-    """Progress must reach the loss: the dense assignment's share goes from 0.8 to 0.1."""
+    """Progress must reach the loss: the one-to-many assignment's share goes from 0.8 to 0.1."""
     loss = criterion(one2many_weight=(0.8, 0.1))
     loss.score_floor, loss.tail = (1.0, 1.0), (2.0, 2.0)
     target = targets_of([0, 0], people(2, 96))
@@ -487,8 +487,8 @@ def test_look_ups_and_places_have_losses_of_their_own() -> None:
     assert ((touched >= 1) & (touched <= 4)).all()  # the cells around each keypoint of the one pose
 
 
-def test_dense_places_teach_the_deployed_maps_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The maps of the one-to-one branch learn where the keypoints of the dense branch's ten cells sample them, too."""
+def test_one2many_places_teach_the_deployed_maps_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The maps of the one-to-one branch learn where the keypoints of the one-to-many branch's ten cells sample them, too."""
 
     def gradients() -> tuple[Tensor, dict[str, Tensor]]:
         outputs = outputs_of(2, 96)
@@ -506,7 +506,7 @@ def test_dense_places_teach_the_deployed_maps_and_nothing_else(monkeypatch: pyte
 
 
 def test_where_one_branch_is_sampled_there_is_nothing_more_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a single assignment, nor a shared branch, nor a head without maps has deployed maps beside dense ones."""
+    """Neither a single assignment, nor a shared branch, nor a head without maps has deployed maps beside one-to-many ones."""
     monkeypatch.setattr(ERPoseLoss, "_sampling_loss", None)
     for parts in ({"sides": ("one2one",)}, {"sides": ("one2many",)}, {"shared": True}, {"refine": False}):
         run(criterion(), outputs_of(1, 96, **parts), targets_of([0], people(1, 96)), 96)
@@ -546,7 +546,7 @@ def test_score_target_is_the_similarity_of_its_cell(shift: float, progress: floa
     assert 0.5 - grad[positive].item() == pytest.approx(wanted, abs=1e-4)
 
 
-def test_dense_score_targets_follow_the_rank() -> None:
+def test_one2many_score_targets_follow_the_rank() -> None:
     """One-to-many: the best cell of a person gets its quality, the others their share of it, at most topk of them."""
     loss = criterion(**ONE2MANY, topk=4)
     loss.score_floor = (0.0, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,20 @@ def perturb(rng: np.random.Generator, truth: GroundTruth, copies: int = 3, stray
     return Predictions(image[order], category[order], score, keypoints[order], area[order])
 
 
+def images_of(truth: GroundTruth, keep: np.ndarray) -> GroundTruth:
+    """The images where the mask ``keep`` (I,) holds."""
+    of = keep[truth.image]
+    persons = {n: getattr(truth, n)[of] for n in ("category", "keypoints", "box", "area", "crowd", "seen")}
+    ids, names = ([value for value, k in zip(values, keep) if k] for values in (truth.ids, truth.names))
+    return replace(truth, ids=ids, names=names, image=(np.cumsum(keep) - 1)[truth.image[of]], **persons)
+
+
+def predictions_of(predictions: Predictions, keep: np.ndarray) -> Predictions:
+    """Those of the images that :func:`images_of` keeps."""
+    part = predictions.select(keep[predictions.image])
+    return replace(part, image=(np.cumsum(keep) - 1)[part.image])
+
+
 def assert_same(ours: dict[str, float], theirs: dict[str, float]) -> None:
     assert {name: ours[name] for name in coco.STATS} == theirs  # to the last bit
 
@@ -138,7 +153,7 @@ def test_no_predictions_and_no_persons() -> None:
     nothing = perturb(rng, truth).select(np.zeros(0, np.int64))
     figures = coco.evaluate_coco(truth, nothing, coco.exact_sigmas(17), log=None)
     assert figures["AP"] == figures["AR"] == 0
-    empty = truth.select(~np.isin(np.arange(len(truth.ids)), truth.image))
+    empty = images_of(truth, ~np.isin(np.arange(len(truth.ids)), truth.image))
     assert coco.evaluate_coco(empty, nothing, coco.exact_sigmas(17), log=None)["AP"] == -1
     none = GroundTruth([], [], *(np.zeros(0, int),) * 2, np.zeros((0, 17, 3)), np.zeros((0, 4)), np.zeros(0),
                        np.zeros(0, bool), np.zeros(0, int), [{"id": 1, "name": "a"}], "labels", "none")  # fmt: skip
@@ -154,14 +169,14 @@ def test_predictions_that_are_not_finite_are_wrong_not_fatal() -> None:
     assert figures["AP"] == 0
 
 
-def test_select_evaluates_a_part_as_if_it_were_all() -> None:
+def test_a_part_is_evaluated_as_if_it_were_all() -> None:
     rng = np.random.default_rng(5)
     truth = make_truth(rng, images=8)
     predictions = perturb(rng, truth)
     keep = np.arange(8) % 2 == 0
-    part, sigmas = predictions.of_images(keep), coco.exact_sigmas(17)
-    figures = coco.evaluate_coco(truth.select(keep), part, sigmas, log=None)
-    assert_same(figures, coco.reference_evaluation(truth.select(keep), part, sigmas))
+    part, sigmas = predictions_of(predictions, keep), coco.exact_sigmas(17)
+    figures = coco.evaluate_coco(images_of(truth, keep), part, sigmas, log=None)
+    assert_same(figures, coco.reference_evaluation(images_of(truth, keep), part, sigmas))
     assert_same(coco.stats_of(accumulate(match(truth, predictions, sigmas), keep)), {n: figures[n] for n in coco.STATS})
 
 
@@ -174,9 +189,9 @@ def test_table_states_area_and_protocol(capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     assert f"maxDets= 20 ] = {figures['AP']:0.3f}" in out and "made up" in out
     assert "COCO's protocol" in out and f"alone: {figures['AP_labelled']:0.3f}" in out
-    labelled = truth.select(truth.with_keypoints)
+    labelled = images_of(truth, truth.with_keypoints)
     assert "Ultralytics' protocol" in coco.protocol(labelled)
-    part = coco.evaluate_coco(labelled, found.of_images(truth.with_keypoints), coco.exact_sigmas(17), log=None)
+    part = coco.evaluate_coco(labelled, predictions_of(found, truth.with_keypoints), coco.exact_sigmas(17), log=None)
     assert figures["AP_labelled"] == part["AP"] == part["AP_labelled"]
 
 

@@ -134,7 +134,7 @@ def test_confidence_is_a_choice_at_inference() -> None:
 
 
 def test_deployed_score_is_one_to_one() -> None:
-    """Rows from the dense scores would show every person ten times, with no NMS to clean up."""
+    """Rows from the one-to-many scores would show every person ten times, with no NMS to clean up."""
     head, x = make_head(), features()
     before = rows_of(head, x)
     for tower in head.one2many_score:

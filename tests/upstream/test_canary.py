@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,9 @@ from ultralytics.engine import exporter as stock_exporter
 from ultralytics.engine.exporter import export_formats
 
 from erpose_yolo.data.dataset import ERPoseDataset
+from erpose_yolo.data.drawing import PoseResults
 from erpose_yolo.engine.predictor import ERPosePredictor
+from erpose_yolo.engine.slicing import SlicedPredictor
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.engine.validator import ERPoseMetrics, ERPoseValidator
 from erpose_yolo.export import formats
@@ -102,6 +105,39 @@ def test_table_of_replaced_methods_is_complete(cls: type) -> None:
     assert names == sorted(names) and set(names) >= overridden(cls) - {"max_det", "export"}
     kept = {name for base in cls.__mro__ if base.__module__.startswith("erpose_yolo.") for name in vars(base)}
     assert set(names) <= kept  # nothing stale
+
+
+def private_words(bases: Iterable[type]) -> set[str]:
+    """Private names that these classes define, or that their methods use."""
+    words = {name for base in bases for name in vars(base)}
+    for member in (member for base in bases for member in vars(base).values()):
+        function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "__func__", member))
+        words |= set(compat._words(function.__code__)) if isinstance(function, types.FunctionType) else set()
+    return {word for word in words if re.fullmatch(r"_[^\W_]\w*", word)}
+
+
+def unrecorded(cls: type) -> set[str]:
+    """Private names of the stock bases of a class of ours that it uses, or takes for its own, without a row in the tables."""
+    recorded = set(re.findall(r"\w+", " ".join(f"{touch.name} {touch.shape}" for touch in TOUCHED) + f" {REPLACED}"))
+    ours, stock = ([b for b in cls.__mro__ if b.__module__.startswith(f"{top}.")] for top in ("erpose_yolo", "ultralytics"))
+    return private_words(ours) & private_words(stock) - recorded
+
+
+@pytest.mark.parametrize("cls", [*OURS, SlicedPredictor, PoseResults])
+def test_private_names_of_stock_bases_are_recorded(cls: type) -> None:
+    assert not unrecorded(cls)
+
+
+def test_an_unrecorded_private_name_is_found() -> None:
+    class Touching(ERPose):
+        def save(self, filename: str | Path = "") -> None:
+            self._check_is_pytorch_model()
+
+    class Colliding(ERPoseTrainer):
+        _oom_retries = 3
+
+    Touching.__module__ = Colliding.__module__ = "erpose_yolo.model"
+    assert unrecorded(Touching) == {"_check_is_pytorch_model"} and unrecorded(Colliding) == {"_oom_retries"}
 
 
 def test_a_replaced_method_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,7 +166,7 @@ def _convert(
     names = [str(name) for name in chosen["keypoints"]]
     if crowdpose:
         _insist_on_crowdpose(found, names)
-    description = _describe(found, chosen, names, split, summary)
+    description = _describe(found, chosen, names, summary)
     description = _merge(out / "data.yaml", description, split, "images/" + split if how != "none" else f"{split}.txt",
                          overwrite)  # fmt: skip
 
@@ -708,7 +708,7 @@ def _limbs(chosen: dict[str, Any], names: list[str]) -> tuple[list[list[int]], b
     return [list(pair) for pair in known.limbs] if known else [], False
 
 
-def _describe(found: Collected, chosen: dict[str, Any], names: list[str], split: str, summary: Summary) -> dict[str, Any]:
+def _describe(found: Collected, chosen: dict[str, Any], names: list[str], summary: Summary) -> dict[str, Any]:
     """The keys of the data YAML that the JSON knows."""
     data: dict[str, Any] = {"kpt_shape": [len(names), 3], "names": {0: str(chosen["name"])}, "kpt_names": {0: names}}
     known = known_skeleton(names)

@@ -19,7 +19,7 @@ from erpose_yolo.data.data_yaml import DataError, DataYaml, load_data_yaml
 from erpose_yolo.data.images import image_size, images_of, label_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
 from erpose_yolo.data.progress import Progress
-from erpose_yolo.data.skeletons import keypoint_names, known_skeleton
+from erpose_yolo.data.skeletons import keypoint_names, known_skeleton, read_kpt_shape
 from erpose_yolo.files import written_whole
 
 SAME = 0.5  # px: a row and an annotation of the sidecar that differ by less are the same person
@@ -41,7 +41,6 @@ class Summary:
     images: int = 0
     annotations: int = 0
     matched: int = 0
-    images_opened: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -62,7 +61,10 @@ def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> 
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists. Fix: another --out, or replace it with --overwrite.")
     source = load_data_yaml(data_yaml)
-    keypoints, dims = _shape(source)
+    try:
+        keypoints, dims = read_kpt_shape(source.data.get("kpt_shape"), f"{source.file}:{source.lines.get('kpt_shape', 1)}")
+    except ValueError as error:
+        raise DataError(str(error)) from None
     if not source.data.get(split):
         raise DataError(f"{source.file}:1: no split {split!r}. Fix: choose one with --split.")
     side = _read_sidecar(source, split)
@@ -74,15 +76,6 @@ def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> 
     with written_whole(out) as part, open(part, "w", encoding="ascii") as file:
         _write(file, source, side, images, roots, keypoints, dims, summary)
     return summary
-
-
-def _shape(source: DataYaml) -> tuple[int, int]:
-    shape = source.data.get("kpt_shape")
-    if not (isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) for n in shape) and shape[1] in (2, 3)):
-        raise DataError(
-            f"{source.file}:{source.lines.get('kpt_shape', 1)}: kpt_shape is {shape!r}. Fix: [number of keypoints, 2 or 3]."
-        )
-    return shape[0], shape[1]
 
 
 def _read_sidecar(source: DataYaml, split: str) -> Sidecar | None:
@@ -121,7 +114,7 @@ def _write(
     categories = _categories(source, side, names, keypoints)
     taken = {a["id"] for group in (side.annotations.values() if side else ()) for a in group}
     next_id = max(taken, default=0) + 1
-    image_ids = _image_ids(images, roots, side)
+    image_ids = _image_ids(images, side)
     info = {"description": f"{source.file.name} by erpose convert; area: of the sidecar, else 0.53 x width x height"}
     file.write(f'{{"info":{json.dumps(info)},\n"categories":{json.dumps(categories)},\n"images":[')
     texts: list[str] = []
@@ -134,7 +127,6 @@ def _write(
             except OSError as error:
                 raise DataError(f"{image}: cannot be read: {error}. Fix: replace the image.") from None
             entry = {"id": image_ids[number], "file_name": name, "width": width, "height": height}
-            summary.images_opened += 1
         file.write((",\n" if number else "\n") + json.dumps(entry, separators=(",", ":")))
         label = label_of(image)
         rows = read_rows(label, keypoints, dims) if label.is_file() else None
@@ -176,7 +168,7 @@ def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], k
     return out
 
 
-def _image_ids(images: list[Path], roots: list[Path], side: Sidecar | None) -> list[int]:
+def _image_ids(images: list[Path], side: Sidecar | None) -> list[int]:
     """Ids of the images that the sidecar does not know: the number in the name where all are such, as in COCO."""
     if side is None:
         stems = [p.stem for p in images]

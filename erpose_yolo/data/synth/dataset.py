@@ -17,7 +17,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from erpose_yolo.data.skeletons import COCO_17
+from erpose_yolo.data.painting import draw_sides
+from erpose_yolo.data.skeletons import COCO_17, sides_of
 from erpose_yolo.files import written_whole
 
 from .config import SynthConfig
@@ -26,10 +27,6 @@ from .skeleton import Array
 
 MARK = "synth.json"
 _SPLITS = ("train", "val")
-_EDGES = (
-    (5, 7), (7, 9), (6, 8), (8, 10), (5, 6), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16),
-    (0, 1), (0, 2), (1, 3), (2, 4),
-)  # fmt: skip
 
 
 def draw_image(cfg: SynthConfig, split: str, index: int) -> tuple[NDArray[np.uint8], Array, Array]:
@@ -231,21 +228,10 @@ def _install(folder: Path, root: Path, cfg: SynthConfig) -> None:
 
 def draw_skeletons(image: NDArray[np.uint8], boxes: Array, keypoints: Array) -> None:
     """Draw boxes and keypoints (in place): left orange, right blue, middle white; hidden keypoints hollow."""
-    thick = max(1, round(max(image.shape[:2]) / 320))
-    left, right, middle = (0, 140, 255), (255, 120, 0), (255, 255, 255)
+    sides = [side for side, _ in sides_of(COCO_17.names)]
     for (x0, y0, x1, y1), person in zip(boxes, keypoints, strict=True):
         cv2.rectangle(image, (int(x0), int(y0)), (int(x1) - 1, int(y1) - 1), (120, 255, 120), 1)
-        for a, b in _EDGES:
-            if person[a, 2] and person[b, 2]:
-                sides = {a % 2 if a else 2, b % 2 if b else 2} - {2}
-                colour = middle if len(sides) != 1 else (left if sides == {1} else right)
-                ends = [tuple(int(round(v)) for v in person[k, :2]) for k in (a, b)]
-                cv2.line(image, ends[0], ends[1], colour, thick, cv2.LINE_AA)
-        for j, (x, y, v) in enumerate(person):
-            if v:
-                colour = middle if j == 0 else (left if j % 2 else right)
-                spot = int(round(x)), int(round(y))
-                cv2.circle(image, spot, 2 * thick, colour, -1 if v == 2 else 1, cv2.LINE_AA)
+        draw_sides(image, person, sides, COCO_17.limbs, max(1, round(max(image.shape[:2]) / 320)))
 
 
 def contact_sheet(cfg: SynthConfig, n: int = 24, path: Path | str = "synth-contact-sheet.jpg", overlays: int | None = None) -> Path:

@@ -292,7 +292,7 @@ def _plain(rng: _R) -> Image:
     return tile
 
 
-def _props(rng: _R, actors: Sequence[Actor], camera: Camera, distance: float, width: int) -> list[Mesh]:
+def _props(rng: _R, actors: Sequence[Actor]) -> list[Mesh]:
     """Chairs under those who sit, and now and then a table, crate, wall or pole in front of people."""
     things: list[Mesh] = []
     for actor in actors:
@@ -443,7 +443,7 @@ def compose(
     """
     image = background.even(rng, shape) if plain else background.paint(rng, shape, camera.horizon)
     light = sample_light(rng)
-    things = _props(rng, actors, camera, distance, shape[1]) if props else []
+    things = _props(rng, actors) if props else []
     if actors and rng.random() < 0.8:
         _shadows(image, actors, camera, rng.uniform(0.2, 0.6))
     people = []

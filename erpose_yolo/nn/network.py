@@ -111,6 +111,8 @@ class ERPoseModel(PoseModel):
             widths,
             tower=settings.tower,
             width=settings.width,
+            pose_channels=settings.tower_channels[0] or None,
+            score_channels=settings.tower_channels[1] or None,
             refine=settings.refine,
             boxes=settings.boxes,
             heatmaps=settings.heatmap_gain > 0,
@@ -172,6 +174,10 @@ class ERPoseModel(PoseModel):
         if same_head:
             taken |= self._scores_by_name(source, theirs, last)
         self.load_state_dict(taken, strict=False)
+        if same_head and f"{last}one2one_pose.tower.0.0.conv.weight" in taken:  # spreads that are no better trained than theirs
+            mine, its = self.model[-1], source.model[-1]
+            assert isinstance(mine, ERPoseHead) and isinstance(its, ERPoseHead)
+            mine.confidence = its.confidence
         if isinstance(source, ERPoseModel) and source.kpt_shape[0] != self.kpt_shape[0]:
             self._take_keypoints(source)
         self.pt_path = getattr(source, "pt_path", None)

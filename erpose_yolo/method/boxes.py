@@ -15,7 +15,7 @@ from erpose_yolo.method.decode import (
 # Pixels in which extents are squared: float16 holds the squares of 256 at most, and a power of two rounds nothing.
 SPAN = 512.0
 
-# fit_margins of COCO training photos, for persons whose labels are not known: left, top, right and bottom, and in each the constant,
+# fit_margins of COCO training photos, for persons whose labels are not known: left, top, right and bottom; in each the constant,
 # shares of width and height, and the 17 keypoints.
 COCO_MARGINS = (
     (

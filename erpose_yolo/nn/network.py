@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -174,9 +174,9 @@ class ERPoseModel(PoseModel):
         if same_head:
             taken |= self._scores_by_name(source, theirs, last)
         self.load_state_dict(taken, strict=False)
-        if same_head and f"{last}one2one_pose.tower.0.0.conv.weight" in taken:  # spreads that are no better trained than theirs
-            mine, its = self.model[-1], source.model[-1]
-            assert isinstance(mine, ERPoseHead) and isinstance(its, ERPoseHead)
+        if isinstance(source, ERPoseModel) and f"{last}one2one_pose.tower.0.0.conv.weight" in taken:
+            # spreads are as well trained as theirs, or less
+            mine, its = (cast("ERPoseHead", m.model[-1]) for m in (self, source))
             mine.confidence = its.confidence
         if isinstance(source, ERPoseModel) and source.kpt_shape[0] != self.kpt_shape[0]:
             self._take_keypoints(source)

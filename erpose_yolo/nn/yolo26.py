@@ -35,7 +35,8 @@ def from_yolo26_pose(source: PoseModel) -> ERPoseModel:
     """Build the ER-Pose network that gives the one-to-one scores and keypoints of a YOLO26-pose network.
 
     Persons are sorted by their score (``confidence`` of the head), as the stock head sorts them: the spreads, of which the other
-    choice needs to know, are untrained. Training keeps that choice.
+    choice needs to know, are untrained. Training keeps that choice: a short fine-tuning leaves the spreads half trained, and would
+    take every person below the usual thresholds. After a long one set ``confidence`` to "expected_oks" and save.
 
     Args:
         source: see :func:`is_yolo26_pose`; any K, D and classes. It stays as it is.

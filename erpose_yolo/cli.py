@@ -42,8 +42,8 @@ MODES = {
     "train": (
         "train a model",
         "erpose train model=erpose-n.yaml data=coco-pose.yaml epochs=100 imgsz=640",
-        """  model      erpose-n.yaml (random weights), erpose-n.pt (fine-tune), or a YAML of your own, whose block 'erpose:' holds
-             the settings of the method
+        """  model      erpose-n.yaml (random weights), erpose-n.pt (fine-tune), yolo26n-pose.pt (converted to ER-Pose, as in all
+             modes), or a YAML of your own, whose block 'erpose:' holds the settings of the method
   data       a data YAML, or by name: {datasets}""",
     ),
     "val": (
@@ -166,7 +166,8 @@ def _stock(arguments: list[str]) -> int:
         if any(word.partition("=")[0] in OURS["track"] for word in words):
             _run_with_ours(words, files)
         else:
-            cfg.entrypoint()  # reads the arguments of the process itself
+            with compat.converting():
+                cfg.entrypoint()  # reads the arguments of the process itself
     except Exception as error:
         if not is_input_error(error):
             raise

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from ultralytics.models.yolo.model import YOLO
+from ultralytics.nn.tasks import PoseModel
 from ultralytics.trackers import register_tracker
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
 
@@ -21,6 +22,7 @@ from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.engine.validator import ERPoseValidator
 from erpose_yolo.export.safetensors import is_weights, load_weights, save_weights
 from erpose_yolo.nn.network import ERPoseModel, load_model_yaml
+from erpose_yolo.nn.yolo26 import advice, from_yolo26_pose, is_yolo26_pose
 
 
 class ERPose(YOLO):
@@ -28,7 +30,8 @@ class ERPose(YOLO):
 
     Args:
         model: shipped name (``erpose-n.yaml`` for random weights, ``erpose-n.pt`` for the starter weights), a YAML of your own,
-            or a checkpoint, safetensors file or export of an ER-Pose model.
+            or a checkpoint, safetensors file or export of an ER-Pose model; or a stock YOLO26-pose checkpoint, which is converted
+            (``yolo26n-pose.pt``, downloaded by ultralytics where it is missing). A ``YOLO`` that holds either is taken over.
         task: ``pose``; there is no other.
         verbose: print the layers when a YAML is built.
 
@@ -49,6 +52,7 @@ class ERPose(YOLO):
         if task not in (None, "pose"):
             raise ValueError(f"ER-Pose models have the task 'pose', not '{task}'.")
         super().__init__(model=_weights(model), task="pose", verbose=verbose)
+        ERPose._convert(self, self.model_name)  # of a YOLO that was given; stock code may have changed the class (RT-DETR)
         self.task = "pose"  # a YOLO that hands over an export may have guessed another
         self.overrides: dict[str, Any] = {**self.overrides, "task": "pose"}
         if "data" in self.overrides:
@@ -75,11 +79,39 @@ class ERPose(YOLO):
 
             check_file(weights)
         super()._load(weights, task=task)
-        if not isinstance(self.model, (str, Path, ERPoseModel)):
-            raise TypeError(
-                f"{weights} is a {type(self.model).__name__}, not an ER-Pose model. Open it with ultralytics.YOLO, or take "
-                f"over its backbone and neck: ERPose('erpose-n.yaml').load('{weights}')"
-            )
+        self._convert(weights)
+
+    def _convert(self, weights: Any) -> None:
+        """Turn a stock YOLO26-pose network into one of ours.
+
+        Args:
+            weights: the file that it was read from.
+
+        Raises:
+            TypeError: a network of another kind.
+        """
+        if isinstance(self.model, (str, Path, ERPoseModel)):  # text is an export
+            return
+        reason = "not an ER-Pose model"
+        if is_yolo26_pose(self.model):
+            try:
+                converted = from_yolo26_pose(self.model)
+            except ValueError as error:
+                reason = f"and cannot be converted: {error}"
+            else:
+                self.__dict__ = {**self.__dict__, "_modules": dict(self._modules)}  # those of the YOLO that was given stay
+                self.model = converted
+                self.ckpt = {"train_args": {}}  # not empty: then training starts from these weights
+                LOGGER.info(
+                    f"{weights}: YOLO26-pose converted to ER-Pose, with scores and keypoints of its one-to-one head and boxes "
+                    "derived from keypoints. ultralytics.YOLO opens it as it is."
+                )
+                return
+        elif isinstance(self.model, PoseModel):
+            reason = "and cannot be converted: it has no one-to-one head"
+        raise TypeError(
+            f"{weights} is a {type(self.model).__name__}, {reason}. Open it with ultralytics.YOLO, or {advice(self.model, weights)}"
+        )
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,9 @@ from erpose_yolo.files import atomic_replace
 from erpose_yolo.method.boxes import fit_margins
 from erpose_yolo.method.oks import describe_sigmas, sigmas_for
 from erpose_yolo.metrics.crowding import DEPLOYED_SCORE
+from erpose_yolo.nn import HEAD
 from erpose_yolo.nn.network import ERPoseModel
+from erpose_yolo.nn.yolo26 import from_yolo26_pose, is_yolo26_pose
 
 MAIN = RANK in {-1, 0}  # the process that writes files
 
@@ -112,6 +114,9 @@ class ERPoseTrainer(PoseTrainer):
         Raises:
             ValueError: a run is resumed on data with other keypoints than those it was started with.
         """
+        if isinstance(cfg, dict) and cfg["head"][-1][2] != HEAD and is_yolo26_pose(weights):  # read by a process of its own (DDP)
+            weights = from_yolo26_pose(weights)
+            cfg = weights.yaml
         wanted, theirs = list(self.data["kpt_shape"]), list(getattr(weights, "kpt_shape", self.data["kpt_shape"]))
         if isinstance(weights, ERPoseModel) and theirs != wanted:
             message = f"kpt_shape {wanted} of {self.args.data} differs from kpt_shape {theirs} of the checkpoint"

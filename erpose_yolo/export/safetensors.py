@@ -27,6 +27,7 @@ from erpose_yolo.data.skeletons import flip_from_names, keypoint_names, known_sk
 from erpose_yolo.files import atomic_replace
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
+from erpose_yolo.nn.head import ERPoseHead
 from erpose_yolo.nn.network import ERPoseModel
 
 SUFFIX = ".safetensors"
@@ -134,6 +135,7 @@ def describe(model: ERPoseModel) -> dict[str, Any]:
         "fused": bool(model.is_fused()),
         "names": dict(model.names),
         "kpt_shape": list(model.kpt_shape),
+        "confidence": model.model[-1].confidence,
         "flip_idx": flip_from_names(names)[0] if names else known.flip if known else None,
         # the shortest decimals that give the same float32
         "kpt_oks_sigmas": [float(str(np.float32(s))) for s in sigmas_for(keypoints, model.kpt_oks_sigmas)],
@@ -154,6 +156,7 @@ def _build(about: dict[str, Any], text: Path) -> ERPoseModel:
         raise ValueError(
             f"{text}: its network cannot be built: {type(error).__name__}: {error}. Save the weights again."
         ) from error
+    model.model[-1].confidence = about.get("confidence", ERPoseHead.confidence)
     if about.get("fused"):
         model.fuse(verbose=False)
     for key in KEPT:

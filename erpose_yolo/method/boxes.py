@@ -15,12 +15,35 @@ from erpose_yolo.method.decode import (
 # Pixels in which extents are squared: float16 holds the squares of 256 at most, and a power of two rounds nothing.
 SPAN = 512.0
 
+# fit_margins of COCO training photos, for persons whose labels are not known: left, top, right and bottom; in each the constant,
+# shares of width and height, and the 17 keypoints.
+COCO_MARGINS = (
+    (
+        0.121, 0.046, -0.007, 0.013, -0.008, -0.010, -0.004, -0.009, -0.023, -0.007, -0.019, -0.012, 0.011, 0.008, -0.011,
+        -0.010, -0.003, 0.003, -0.006, -0.003,
+    ),
+    (
+        0.327, 0.051, -0.058, -0.015, 0.005, 0.005, -0.008, -0.011, -0.002, -0.001, -0.019, -0.025, -0.008, -0.000, -0.031,
+        -0.043, -0.031, -0.012, -0.011, -0.007,
+    ),
+    (
+        0.161, 0.033, -0.024, 0.013, -0.007, -0.008, -0.009, -0.007, -0.003, -0.032, -0.004, -0.016, 0.002, 0.006, -0.019,
+        -0.011, -0.006, -0.007, 0.000, 0.000,
+    ),
+    (
+        0.253, 0.005, -0.059, -0.002, -0.006, -0.008, -0.010, -0.004, 0.010, -0.014, -0.047, -0.031, 0.022, 0.008, -0.036,
+        -0.037, -0.043, 0.001, 0.037, 0.006,
+    ),
+)  # fmt: skip
+
 
 def default_margins(num_keypoints: int) -> Tensor:
     """Margins of a person whose training labels are not known: (4, 3 + K), see :func:`derive_boxes`.
 
-    The least-squares fit of one share per side on COCO persons (benchmarks/boxes.py prints it).
+    For 17 keypoints COCO's; else the least-squares fit of one share per side on COCO persons.
     """
+    if num_keypoints == len(COCO_MARGINS[0]) - 3:
+        return torch.tensor(COCO_MARGINS)
     margins = torch.zeros(4, 3 + num_keypoints)
     margins[:, 1] = torch.tensor([0.15, 0.0, 0.15, 0.0])
     margins[:, 2] = torch.tensor([0.0, 0.17, 0.0, 0.10])

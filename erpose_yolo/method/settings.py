@@ -20,6 +20,7 @@ class Settings:
     # head
     tower: str = "mixed"  # convolutions of the pose tower, see head.pose_tower
     width: int = 64  # channels of the towers at scale n; other scales grow with the backbone
+    tower_channels: tuple[int, int] = (0, 0)  # of pose and score towers as they are; 0 is what width gives (imported models)
     refine: bool = True  # keypoints moved by an offset that is sampled where the cell put them
     boxes: bool = False  # a learned box branch instead of boxes derived from keypoints
     # assignment
@@ -56,6 +57,9 @@ class Settings:
                 kind = "an odd whole number" if odd else "a whole number"
                 raise ValueError(f"erpose.{name}: {value} must be {kind} and at least 1. Fix the model YAML.")
             object.__setattr__(self, name, int(value))  # 7.0 is fine in a YAML, and not as a count
+        if any(channels % 1 for channels in self.tower_channels):
+            raise ValueError(f"erpose.tower_channels: {list(self.tower_channels)} must be whole numbers. Fix the model YAML.")
+        object.__setattr__(self, "tower_channels", tuple(int(channels) for channels in self.tower_channels))
         if max(self.one2many_weight) > 1:
             raise ValueError(f"erpose.one2many_weight: {self.one2many_weight} must lie in 0 to 1. Fix the model YAML.")
         if self.size_range[1] < 2 * self.size_range[0]:

@@ -94,7 +94,7 @@ class PoseBranch(nn.Module):
     Args:
         num_keypoints: K.
         ch: channels per level, finest first.
-        c: channels of the towers.
+        c: channels of the tower.
         tower: see :func:`pose_tower`.
         refine: refinement maps, see decode.refine_keypoints.
         boxes: a learned box beside each pose.
@@ -195,11 +195,12 @@ class ERPoseHead(Pose):
         kpt_shape: (K, D), D of 2 or 3.
         ch: channels per level, finest first.
         width: channels of the towers on 64-channel features, see :func:`tower_width`.
+        pose_channels, score_channels: channels of pose and score towers as they are; None is what ``width`` gives.
         tower, refine, boxes, heatmaps: see :class:`PoseBranch`.
 
     Attributes:
         confidence: what persons are sorted by and thresholds are compared with: "expected_oks", the score and the OKS that the
-            spreads let expect (decode.confidence), or "score" alone.
+            spreads let expect (decode.confidence), or "score" alone. Checkpoints keep it; training starts from that of the weights.
         margins: (4, 3 + K) buffer, fitted to the training labels (decode.fit_margins).
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
         per_keypoint_sampling: look keypoints up one after the other (runtimes without batches, decode.sample_maps).
@@ -222,6 +223,8 @@ class ERPoseHead(Pose):
         *,
         tower: str = "mixed",
         width: int = 64,
+        pose_channels: int | None = None,
+        score_channels: int | None = None,
         refine: bool = True,
         boxes: bool = False,
         heatmaps: bool = True,
@@ -232,8 +235,10 @@ class ERPoseHead(Pose):
         self.no = nc + 4 + self.nk
         self.stride = torch.zeros(self.nl)
         c = tower_width(width, ch[0])
-        self.pose: PoseBranch | None = PoseBranch(kpt_shape[0], ch, c, tower=tower, refine=refine, boxes=boxes, heatmaps=heatmaps)
-        self.one2many_score: nn.ModuleList | None = score_towers(ch, c, nc)
+        self.pose: PoseBranch | None = PoseBranch(
+            kpt_shape[0], ch, pose_channels or c, tower=tower, refine=refine, boxes=boxes, heatmaps=heatmaps
+        )
+        self.one2many_score: nn.ModuleList | None = score_towers(ch, score_channels or c, nc)
         # The one-to-one side starts as a copy: at first both then rank the same cells, and learn poses at the same ones.
         self.one2one_pose: PoseBranch | None = deepcopy(self.pose)
         self.one2one_pose.heatmap = None  # those of the one-to-many side teach the backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,8 @@ class ERPoseModel(PoseModel):
             widths,
             tower=settings.tower,
             width=settings.width,
+            pose_channels=settings.tower_channels[0] or None,
+            score_channels=settings.tower_channels[1] or None,
             refine=settings.refine,
             boxes=settings.boxes,
             heatmaps=settings.heatmap_gain > 0,
@@ -168,6 +170,10 @@ class ERPoseModel(PoseModel):
         if same_head:
             taken |= self._scores_by_name(source, theirs, last)
         self.load_state_dict(taken, strict=False)
+        if isinstance(source, ERPoseModel) and f"{last}one2one_pose.tower.0.0.conv.weight" in taken:
+            # spreads are as well trained as theirs, or less
+            mine, its = (cast("ERPoseHead", m.model[-1]) for m in (self, source))
+            mine.confidence = its.confidence
         if isinstance(source, ERPoseModel) and source.kpt_shape[0] != self.kpt_shape[0]:
             self._take_keypoints(source)
         self.pt_path = getattr(source, "pt_path", None)

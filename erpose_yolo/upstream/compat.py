@@ -14,6 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple, cast
@@ -89,6 +90,13 @@ TOUCHED = (
     Touch("ultralytics.nn.modules:Detect.max_det", "= 300", "rows of an export"),
     Touch("ultralytics.nn.modules:Detect.export", "= False", "the head returns rows alone where the exporter sets it"),
     Touch("ultralytics.nn.tasks:BaseModel.fuse", "uses fuse", "our head drops there what only training uses"),
+    # conversion of YOLO26-pose checkpoints
+    Touch(
+        "ultralytics.nn.modules.head:Pose26.__init__",
+        "uses cv4 cv4_kpts one2one_cv4 one2one_cv4_kpts",
+        "pose towers and keypoints are copied from these",
+    ),
+    Touch("ultralytics.nn.modules.head:Detect.__init__", "uses cv3 one2one_cv3", "score towers are copied from these"),
     # training
     Touch("ultralytics.nn.tasks:BaseModel.loss", "uses criterion init_criterion", "our loss is made there"),
     Touch("ultralytics.engine.trainer:BaseTrainer._do_train", "uses criterion update", "counts epochs for our loss schedules"),
@@ -218,6 +226,7 @@ REPLACED = {
 
 MARK = "__erpose__"  # attribute of the function that replaces YOLO.__init__
 
+_converting = False  # see converting()
 _warned = False  # of an unsupported ultralytics: once per process
 
 
@@ -264,7 +273,7 @@ def _with_hand_over(yolo: Any) -> Any:
             _hand_over(self, *args, **kwargs)
         else:
             original(self, *args, **kwargs)
-            if type(self) is yolo and head_name(self) == HEAD:
+            if type(self) is yolo and (head_name(self) == HEAD or (_converting and is_convertible(self))):
                 _hand_over(self, self)  # shares what is loaded, nothing is read twice
 
     setattr(__init__, MARK, True)
@@ -278,6 +287,22 @@ def _hand_over(self: Any, *args: Any, **kwargs: Any) -> None:
     new = ERPose(*args, **kwargs)
     self.__class__ = type(new)
     self.__dict__ = new.__dict__
+
+
+@contextmanager
+def converting() -> Iterator[None]:
+    """While this lasts, ``YOLO(...)`` hands stock YOLO26-pose checkpoints over, too: what the erpose command runs is ER-Pose."""
+    global _converting
+    before, _converting = _converting, True
+    try:
+        yield
+    finally:
+        _converting = before
+
+
+def is_convertible(model: Any) -> bool:
+    """Tell whether a ``YOLO`` object holds a stock YOLO26-pose network; an export of one cannot be converted."""
+    return not isinstance(model.model, (str, Path)) and head_name(model) == "Pose26"
 
 
 def is_ours_by_name(model: object) -> bool:

@@ -90,6 +90,7 @@ def test_switches(name: str) -> None:
         {"center_sampling_window": 0},
         {"topk": 0},
         {"width": 0},
+        {"tower_channels": [-1, 64]},
     ],
     ids=str,
 )
@@ -105,6 +106,7 @@ def test_bad_values_are_named(block: dict[str, Any]) -> None:
         {"topk": 2.5},  # fails deep inside topk
         {"center_sampling_window": 7.5},
         {"width": 64.5},
+        {"tower_channels": [85, 64.5]},
         {"one2many_weight": 1.5},  # a negative share for the deployed scores
         {"size_range": [12, 2]},  # no level takes anyone
         {"size_range": [2, 3]},  # persons between 3 and 4 cells of two neighbouring levels have none

@@ -173,7 +173,8 @@ class ERPoseModel(PoseModel):
         if isinstance(source, ERPoseModel) and f"{last}one2one_pose.tower.0.0.conv.weight" in taken:
             # spreads are as well trained as theirs, or less
             mine, its = (cast("ERPoseHead", m.model[-1]) for m in (self, source))
-            mine.confidence = its.confidence
+            if "confidence" in vars(its):  # chosen for these weights, not by their class
+                mine.confidence = its.confidence
         if isinstance(source, ERPoseModel) and source.kpt_shape[0] != self.kpt_shape[0]:
             self._take_keypoints(source)
         self.pt_path = getattr(source, "pt_path", None)

@@ -129,7 +129,7 @@ def test_plain_yolo_becomes_erpose(tmp_path: Path) -> None:
 def test_stock_checkpoint_is_refused(tmp_path: Path) -> None:
     """ERPose of a stock model would decode rubbish; the error says what to do instead."""
     file = tmp_path / "stock.pt"
-    torch.save({"model": PoseModel("yolo26n-pose.yaml", verbose=False), "train_args": {}}, file)
+    torch.save({"model": PoseModel("yolo11n-pose.yaml", verbose=False), "train_args": {}}, file)
     with pytest.raises(TypeError, match=r"stock.pt is a PoseModel.*ultralytics.YOLO.*\.load\("):
         ERPose(file)
 

@@ -117,7 +117,7 @@ def test_world_size_counts_all_machines(monkeypatch: pytest.MonkeyPatch, rank: i
     """Under torchrun on several machines, the batch is shared by all processes and not by those of one machine."""
 
     def init(self: Any, *args: Any) -> None:
-        self.world_size = devices
+        self.world_size, self.callbacks = devices, {}
 
     monkeypatch.setattr(PoseTrainer, "__init__", init)
     monkeypatch.setattr(trainer, "RANK", rank)

@@ -213,7 +213,7 @@ TOUCHED = (
 REPLACED = {
     "ultralytics.models.yolo.model:YOLO": "__init__ _load _new benchmark export load predict save task_map track val",
     "ultralytics.nn.tasks:PoseModel": "__init__ init_criterion load predict",
-    "ultralytics.nn.modules:Pose": "__init__ bias_init end2end forward fuse",
+    "ultralytics.nn.modules:Pose": "__init__ agnostic_nms bias_init end2end forward fuse",
     "ultralytics.models.yolo.pose:PoseTrainer": "__init__ _build_train_pipeline build_dataset final_eval get_dataset get_model "
     "get_validator optimizer_step plot_training_samples resume_training save_model set_model_attributes",
     "ultralytics.models.yolo.pose:PoseValidator": "__init__ build_dataset gather_stats get_stats init_metrics plot_predictions "

@@ -80,8 +80,6 @@ class ERPoseTrainer(PoseTrainer):
         super().__init__(cfg, overrides, _callbacks)
         if RANK != -1 and self.world_size:  # the stock count is that of this machine's GPUs
             self.world_size = WORLD_SIZE
-        # a copy: older releases share the model's, and ours would go to its next trainer, too
-        self.callbacks = defaultdict(list, {event: list(found) for event, found in self.callbacks.items()})
 
     def get_dataset(self) -> dict[str, Any]:
         """Data dictionary, after a check of what training relies on.
@@ -285,6 +283,8 @@ class ERPoseTrainer(PoseTrainer):
         draw at random does not change an epoch.
         """
         super().resume_training(ckpt)
+        # a copy: older releases share the model's, and ours would go to its next trainer, too
+        self.callbacks = defaultdict(list, {event: list(found) for event, found in self.callbacks.items()})
         self.add_callback("on_train_epoch_start", ERPoseTrainer._begin_epoch)
         self.add_callback("on_train_batch_start", ERPoseTrainer._begin_batch)
         if self.resume and ckpt and ckpt.get(checkpoint.STATE):

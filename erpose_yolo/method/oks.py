@@ -103,24 +103,20 @@ def lax_sigmas(sigmas: Tensor, progress: float) -> Tensor:
     return sigmas * factor
 
 
-def object_area(box: Tensor, segment: Tensor | None = None) -> Tensor:
-    """The area rule: the segment's area where it is known, else BOX_FILL of the box.
+def object_area(box: Tensor) -> Tensor:
+    """The area rule: BOX_FILL of the box.
 
     A box without keypoints' annotation is the caller's business: derive it from the keypoints (``decode.derive_boxes``).
 
     Args:
         box: (..., 4) corners x1 y1 x2 y2 in pixels.
-        segment: (...) area in square pixels, not positive where unknown.
 
     Returns:
         (...) area A in square pixels, at least MIN_AREA.
     """
     side = (box[..., 2:] - box[..., :2]).clamp(min=0)
     side = torch.maximum(side, MIN_ASPECT * side.amax(-1, keepdim=True))
-    area = BOX_FILL * side.prod(-1)
-    if segment is not None:
-        area = torch.where(segment > 0, segment, area)
-    return area.clamp(min=MIN_AREA)
+    return (BOX_FILL * side.prod(-1)).clamp(min=MIN_AREA)
 
 
 def tolerance(area: Tensor, sigmas: Tensor) -> Tensor:
@@ -173,7 +169,7 @@ def mean_over_labelled(values: Tensor, labelled: Tensor) -> Tensor:
     return (values * weight).sum(-1) / weight.sum(-1).clamp(min=1)
 
 
-def oks(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor, tail: float = float("inf")) -> Tensor:
+def oks(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor) -> Tensor:
     """OKS of aligned pairs of poses.
 
     Args:
@@ -181,9 +177,8 @@ def oks(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor, tail: float 
         target: (..., K, 3) pixels and visibility; keypoints with visibility 0 do not count.
         area: (...) object area of the target in square pixels.
         sigmas: (K,).
-        tail: see :func:`kernel`; infinity for OKS as COCO defines it.
 
     Returns:
         (...) in [0, 1]; 0 for a target without labelled keypoints.
     """
-    return mean_over_labelled(kernel(oks_error(pred, target, area, sigmas), tail), target[..., 2] > 0)
+    return mean_over_labelled(kernel(oks_error(pred, target, area, sigmas)), target[..., 2] > 0)

@@ -152,21 +152,20 @@ def measure_crowding(
     )
 
 
-def against_index(crowding: Crowding, index: np.ndarray, bins: Sequence[float] = BINS) -> list[dict[str, float]]:
+def against_index(crowding: Crowding, index: np.ndarray) -> list[dict[str, float]]:
     """Rates in bins of the crowd index.
 
     Args:
         crowding: counts per image.
         index: (I,) crowd index.
-        bins: left edges, ascending; the last bin is open.
 
     Returns:
         One entry per bin that has images: ``low`` and ``high`` edge, ``images``, ``persons``, ``duplicate_rate`` and
         ``miss_rate`` (NaN in a bin without persons).
     """
     rows = []
-    where = np.digitize(index, bins) - 1
-    for b, low in enumerate(bins):
+    where = np.digitize(index, BINS) - 1
+    for b, low in enumerate(BINS):
         of = where == b
         if not of.any():
             continue
@@ -174,7 +173,7 @@ def against_index(crowding: Crowding, index: np.ndarray, bins: Sequence[float] =
         rows.append(
             {
                 "low": float(low),
-                "high": float(bins[b + 1]) if b + 1 < len(bins) else 1.0,
+                "high": float(BINS[b + 1]) if b + 1 < len(BINS) else 1.0,
                 "images": int(of.sum()),
                 "persons": int(persons),
                 "duplicate_rate": float(crowding.duplicates[of].sum() / persons) if persons else float("nan"),

@@ -23,14 +23,12 @@ class KeypointFigures:
         oks: (K,) mean of exp(-e_k) over the labelled keypoints of persons that were found, NaN where there are none.
         pck: (S, K) share of all labelled keypoints that lie within a share of the long side of the person's box, keypoints of
             persons that were not found counting as wrong; NaN where a keypoint is never labelled.
-        pck_found: (S, K) the same among persons that were found.
         shares: (S,).
     """
 
     labelled: np.ndarray
     oks: np.ndarray
     pck: np.ndarray
-    pck_found: np.ndarray
     shares: Sequence[float]
 
 
@@ -39,7 +37,6 @@ def measure_keypoints(
     predictions: Predictions,
     matches: Sequence[Matches],
     sigmas: np.ndarray,
-    shares: Sequence[float] = PCK_SHARES,
 ) -> KeypointFigures:
     """OKS and PCK of each keypoint over matched pairs.
 
@@ -52,7 +49,6 @@ def measure_keypoints(
         predictions: that the matches point into.
         matches: at one OKS threshold and area range, such as those of :func:`crowding.measure_crowding`.
         sigmas: (K,).
-        shares: of the box's long side.
     """
     k = truth.keypoints.shape[1]
     sigmas = np.asarray(sigmas, np.float64)
@@ -72,7 +68,7 @@ def measure_keypoints(
         with np.errstate(invalid="ignore"):
             extent = (np.nanmax(span, 1) - np.nanmin(span, 1)).max(1) if len(span) else np.zeros(0)
         side = np.where(side > 0, side, np.maximum(extent, 1.0))
-    right = np.stack([(square <= (share * side[:, None]) ** 2) & seen for share in shares])  # (S, P, K)
+    right = np.stack([(square <= (share * side[:, None]) ** 2) & seen for share in PCK_SHARES])  # (S, P, K)
 
     all_seen = (truth.keypoints[~truth.ignore][..., 2] > 0).sum(0)
     of_found = seen.sum(0)
@@ -81,8 +77,7 @@ def measure_keypoints(
             labelled=all_seen,
             oks=np.where(seen, np.exp(-e), 0).sum(0).reshape(k) / np.where(of_found, of_found, np.nan),
             pck=right.sum(1) / np.where(all_seen, all_seen, np.nan),
-            pck_found=right.sum(1) / np.where(of_found, of_found, np.nan),
-            shares=tuple(shares),
+            shares=PCK_SHARES,
         )
 
 

@@ -12,13 +12,12 @@ from erpose_yolo.data.data_yaml import DataError
 from erpose_yolo.files import written_whole
 
 
-def strip_boxes(labels: Path, keypoints: int, dims: int = 3) -> int:
+def strip_boxes(labels: Path, keypoints: int) -> int:
     """Remove the box columns of every label file below a folder, in place; rows without a box stay.
 
     Args:
         labels: folder of label files.
         keypoints: K.
-        dims: D, 2 or 3.
 
     Returns:
         Number of rows changed.
@@ -31,12 +30,12 @@ def strip_boxes(labels: Path, keypoints: int, dims: int = 3) -> int:
         out = []
         for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
             words = line.split()
-            if len(words) == 5 + keypoints * dims:
+            if len(words) == 5 + keypoints * 3:
                 words[1:5] = []
                 changed += 1
-            elif words and len(words) != 1 + keypoints * dims:
+            elif words and len(words) != 1 + keypoints * 3:
                 raise DataError(
-                    f"{file}:{number}: {len(words)} columns, {5 + keypoints * dims} are needed for {keypoints} keypoints of {dims} "
+                    f"{file}:{number}: {len(words)} columns, {5 + keypoints * 3} are needed for {keypoints} keypoints of three "
                     "values. Fix the row."
                 )
             out.append(" ".join(words))

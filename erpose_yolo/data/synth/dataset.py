@@ -234,26 +234,24 @@ def draw_skeletons(image: NDArray[np.uint8], boxes: Array, keypoints: Array) -> 
         draw_sides(image, person, sides, COCO_17.limbs, max(1, round(max(image.shape[:2]) / 320)))
 
 
-def contact_sheet(cfg: SynthConfig, n: int = 24, path: Path | str = "synth-contact-sheet.jpg", overlays: int | None = None) -> Path:
-    """Write a grid of images, the last ones with their skeletons.
+def contact_sheet(cfg: SynthConfig, n: int = 24, path: Path | str = "synth-contact-sheet.jpg") -> Path:
+    """Write a grid of images, the last third with their skeletons.
 
     Args:
         cfg: what to draw.
         n: number of images.
         path: image file to write.
-        overlays: how many carry a skeleton; None: a third.
 
     Returns:
         `path`.
     """
-    overlays = n // 3 if overlays is None else overlays
     columns = max(1, int(np.ceil(np.sqrt(n * 1.5))))
     rows = int(np.ceil(n / columns))
     height, width = cfg.shape
     sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
     for i in range(n):
         image, boxes, keypoints = draw_image(cfg, "train", i)
-        if i >= n - overlays:
+        if i >= n - n // 3:
             draw_skeletons(image, boxes, keypoints)
         y, x = (i // columns) * (height + 4) + 2, (i % columns) * (width + 4) + 2
         sheet[y : y + height, x : x + width] = image

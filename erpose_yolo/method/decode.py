@@ -95,7 +95,7 @@ def decode_keypoints(offsets: Tensor, centres: Tensor, strides: Tensor) -> Tenso
 
 
 def expected_oks(log_spread: Tensor, visibility: Tensor) -> Tensor:
-    """OKS that a pose may expect of itself, from the spreads that the smooth OKS loss teaches.
+    """OKS that a pose may expect of itself, from the spreads that the smooth OKS loss trains.
 
     A keypoint whose error r (in tolerances) follows that loss's law, density exp(1 - sqrt(1 + (r/b)^2)) / (4 pi b^2), has a
     mean OKS kernel exp(-r^2/2) of 1/(1 + e b^2) within 0.026 for every spread b, which is a sigmoid of log b. A pose's is

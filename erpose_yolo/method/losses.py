@@ -122,7 +122,7 @@ class BatchContext:
     centres: Tensor  # (2, A) pixels
     strides: Tensor  # (1, A) pixels
     level: Tensor  # (A, 3) first cell, height and width in cells of each cell's level
-    background: Tensor  # (B, A) bool: may be taught to be background, i.e. lies in no ignore region
+    background: Tensor  # (B, A) bool: may be trained as background, i.e. lies in no ignore region
     found: Candidates
 
 
@@ -208,11 +208,12 @@ class ERPoseLoss:
             1 - OKS beside the smooth OKS loss, aux_loss_gain that of the pose loss of keypoints before they are refined.
 
     Attributes:
-        tail: (first, last) tail of the OKS kernel that ranks candidates and makes score targets: wide while poses are bad.
+        kernel_dof: (first, last) degrees of freedom of the OKS kernel that ranks candidates and makes score targets: few, so a
+            wide kernel, while poses are bad.
         score_floor: (first, last) least score target of a positive, so that no person's score starves.
     """
 
-    tail = (1.0, 8.0)
+    kernel_dof = (1.0, 8.0)
     score_floor = (1.0, 0.2)
 
     def __init__(
@@ -315,7 +316,7 @@ class ERPoseLoss:
 
         Args:
             side: outputs of the assignment.
-            similarity: (D,) OKS of each candidate's pose, with the kernel's present tail.
+            similarity: (D,) OKS of each candidate's pose, with the kernel's present degrees of freedom.
             keypoints: (D, K, 2) pixels, the poses.
             person: (D,) index of the person that the candidate is one of.
             cell: (D,) index of the candidate in its image.
@@ -365,7 +366,7 @@ class ERPoseLoss:
         keypoints = torch.cat([self._poses(side, p, c, context)[-1][0] for p, c in some])
         labelled = targets.keypoints[person][..., 2] > 0
         error = oks_error(keypoints, targets.keypoints[person], targets.area[person], self.sigmas.to(keypoints.device))
-        similarity = mean_over_labelled(kernel(error, schedule(self.tail, progress)), labelled)
+        similarity = mean_over_labelled(kernel(error, schedule(self.kernel_dof, progress)), labelled)
         ranked_by = self.pose_quality(side, similarity, keypoints, person, cell, context)
         score = side.scores[targets.image[person], targets.category[person], cell].sigmoid()
 

@@ -148,19 +148,19 @@ def oks_error(pred: Tensor, target: Tensor, area: Tensor, sigmas: Tensor) -> Ten
     return offset.square().sum(-1) / 2
 
 
-def kernel(error: Tensor, tail: float = float("inf")) -> Tensor:
-    """Similarity of one keypoint: (1 + e/t)^(-t), which is exp(-e) as the tail parameter t grows.
+def kernel(error: Tensor, dof: float = float("inf")) -> Tensor:
+    """Similarity of one keypoint: (1 + e/t)^(-t), which is exp(-e) as its degrees of freedom t grow.
 
     exp(-e) underflows to zero a few tolerances away, where every candidate of an untrained network lies; the rational
     form (a Student-t profile) still ranks them.
 
     Args:
         error: e_k, any shape.
-        tail: t > 0; infinity gives OKS itself.
+        dof: t > 0; infinity gives OKS itself.
     """
-    if tail == float("inf"):
+    if dof == float("inf"):
         return torch.exp(-error)
-    return torch.exp(-tail * torch.log1p(error / tail))
+    return torch.exp(-dof * torch.log1p(error / dof))
 
 
 def mean_over_labelled(values: Tensor, labelled: Tensor) -> Tensor:

@@ -241,7 +241,7 @@ class ERPoseHead(Pose):
         self.one2many_score: nn.ModuleList | None = score_towers(ch, score_channels or c, nc)
         # The one-to-one side starts as a copy: at first both then rank the same cells, and learn poses at the same ones.
         self.one2one_pose: PoseBranch | None = deepcopy(self.pose)
-        self.one2one_pose.heatmap = None  # those of the one-to-many side teach the backbone
+        self.one2one_pose.heatmap = None  # those of the one-to-many side train the backbone
         self.one2one_score = deepcopy(self.one2many_score)
         self.register_buffer("margins", default_margins(kpt_shape[0]))
 

@@ -290,7 +290,7 @@ class Criterion:
 def to_targets(batch: dict[str, Any], device: torch.device) -> Targets:
     """Persons and ignore regions of a collated batch, in pixels of the network input.
 
-    A person without any labelled keypoint teaches nothing about keypoints and is no background either: its box becomes an
+    A person without any labelled keypoint trains no keypoints and is no background either: its box becomes an
     ignore region.
     """
     height, width = batch["img"].shape[2:]

@@ -26,7 +26,7 @@ from erpose_yolo.nn import HEAD
 SUPPORTED = {"ultralytics": (">=8.4.130", "<8.5"), "torch": (">=2.4",)}
 
 
-class Touch(NamedTuple):
+class UpstreamContract(NamedTuple):
     """A name of ultralytics that it does not promise to keep.
 
     Attributes:
@@ -42,171 +42,217 @@ class Touch(NamedTuple):
     breaks: str
 
 
-TOUCHED = (
+CONTRACTS = (
     # the one patch
-    Touch(
+    UpstreamContract(
         "ultralytics.models.yolo.model:YOLO.__init__",
         "(self, model, /, task=None, verbose=False)",
         "replaced, see install(): stock commands and YOLO(...) offer no way to register a model family",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.models.yolo.model:YOLO.__init__",
         "uses __class__ __dict__",
         "it changes the class of what it makes, for RT-DETR; if not, do its callers still expect that of us?",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.nn.backends.base:BaseBackend.read_metadata",
         "(file, /)",
         "tells an export of ours from a stock one without its runtime",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.nn.backends.base:BaseBackend.apply_metadata",
         "uses setattr",
         "what marks an export for predictor and validator (its units) becomes an attribute of the backend",
     ),
-    Touch("ultralytics.utils:SAFE_LOAD", "", "then our classes must be registered before any .pt is read"),
-    Touch("ultralytics.nn.tasks:torch_safe_load", "(weight, /, safe_only=None)", "restricted loading of our checkpoints"),
+    UpstreamContract("ultralytics.utils:SAFE_LOAD", "", "then our classes must be registered before any .pt is read"),
+    UpstreamContract(
+        "ultralytics.nn.tasks:torch_safe_load", "(weight, /, safe_only=None)", "restricted loading of our checkpoints"
+    ),
     # building: ERPose, ERPoseModel, ERPoseHead
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.model:Model._new",
         "(self, cfg, /, task=None, verbose=False)",
         "ERPose._new builds our model from a YAML; without it parse_model fails on ERPoseHead",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.model:Model._load",
         "(self, weights, /, task=None)",
         "ERPose._load refuses files of other models with a reason",
     ),
-    Touch("ultralytics.engine.model:Model.__init__", "uses _new _load", "see these two"),
-    Touch("ultralytics.engine.model:Model._smart_load", "uses task_map", "our trainer, validator and predictor are found by it"),
-    Touch(
+    UpstreamContract("ultralytics.engine.model:Model.__init__", "uses _new _load", "see these two"),
+    UpstreamContract(
+        "ultralytics.engine.model:Model._smart_load", "uses task_map", "our trainer, validator and predictor are found by it"
+    ),
+    UpstreamContract(
         "ultralytics.nn.tasks:PoseModel.__init__",
         "(self, cfg, ch=3, nc=None, data_kpt_shape=(None, None), verbose=True)",
         "ERPoseModel builds a stock model and changes its head",
     ),
-    Touch("ultralytics.nn.tasks:DetectionModel.__init__", "uses stride bias_init", "our head takes over the placeholder's strides"),
-    Touch("ultralytics.nn.modules:Pose.__init__", "uses cv4", "the neck's widths are read off this branch of the placeholder"),
-    Touch("ultralytics.nn.modules:Pose.get_topk_index", "(self, scores, max_det, /)", "sorts the rows of the picked cells"),
-    Touch("ultralytics.nn.modules:Detect.max_det", "= 300", "rows of an export"),
-    Touch("ultralytics.nn.modules:Detect.export", "= False", "the head returns rows alone where the exporter sets it"),
-    Touch("ultralytics.nn.tasks:BaseModel.fuse", "uses fuse", "our head drops there what only training uses"),
+    UpstreamContract(
+        "ultralytics.nn.tasks:DetectionModel.__init__", "uses stride bias_init", "our head takes over the placeholder's strides"
+    ),
+    UpstreamContract(
+        "ultralytics.nn.modules:Pose.__init__", "uses cv4", "the neck's widths are read off this branch of the placeholder"
+    ),
+    UpstreamContract(
+        "ultralytics.nn.modules:Pose.get_topk_index", "(self, scores, max_det, /)", "sorts the rows of the picked cells"
+    ),
+    UpstreamContract("ultralytics.nn.modules:Detect.max_det", "= 300", "rows of an export"),
+    UpstreamContract("ultralytics.nn.modules:Detect.export", "= False", "the head returns rows alone where the exporter sets it"),
+    UpstreamContract("ultralytics.nn.tasks:BaseModel.fuse", "uses fuse", "our head drops there what only training uses"),
     # conversion of YOLO26-pose checkpoints
-    Touch(
+    UpstreamContract(
         "ultralytics.nn.modules.head:Pose26.__init__",
         "uses cv4 cv4_kpts one2one_cv4 one2one_cv4_kpts",
         "pose towers and keypoints are copied from these",
     ),
-    Touch("ultralytics.nn.modules.head:Detect.__init__", "uses cv3 one2one_cv3", "score towers are copied from these"),
+    UpstreamContract("ultralytics.nn.modules.head:Detect.__init__", "uses cv3 one2one_cv3", "score towers are copied from these"),
     # training
-    Touch("ultralytics.nn.tasks:BaseModel.loss", "uses criterion init_criterion", "our loss is made there"),
-    Touch("ultralytics.engine.trainer:BaseTrainer._do_train", "uses criterion update", "counts epochs for our loss schedules"),
-    Touch(
+    UpstreamContract("ultralytics.nn.tasks:BaseModel.loss", "uses criterion init_criterion", "our loss is made there"),
+    UpstreamContract(
+        "ultralytics.engine.trainer:BaseTrainer._do_train", "uses criterion update", "counts epochs for our loss schedules"
+    ),
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer.resume_training",
         "uses criterion init_criterion updates update",
         "sets the epoch of our loss schedules when a run is resumed",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer.build_optimizer",
         "uses cv3 one2one_cv3",
         "our head answers to these names for the learning rate of its scores",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer._setup_train",
         "uses _build_train_pipeline",
         "box margins are fitted when it has made the loaders; else derived boxes keep default margins",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer._build_train_pipeline", "uses train_loader test_loader", "labels for the margins"
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.models.yolo.pose:PoseTrainer.__init__",
         "(self, cfg, overrides=None, _callbacks=None, /)",
         "ERPoseTrainer resolves our data sets in overrides",
     ),
-    Touch("ultralytics.models.yolo.pose:PoseTrainer.set_model_names_for_load", "(self, model, /)", "class names of a new model"),
-    Touch(
+    UpstreamContract(
+        "ultralytics.models.yolo.pose:PoseTrainer.set_model_names_for_load", "(self, model, /)", "class names of a new model"
+    ),
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer._do_train",
         "uses accumulate optimizer_step run_callbacks on_train_epoch_start on_train_batch_start save_model final_eval",
         "exact resume: seeds epochs, counts batches since the last step, keeps the state in checkpoints",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer.save_model", "uses last best wdir", "checkpoints are written aside, then renamed"
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer._handle_nan_recovery",
         "uses nan_recovery_attempts",
         "an epoch repeated after a NaN gets another seed",
     ),
-    Touch("ultralytics.data.base:BaseDataset.load_image", "uses buffer", "exact resume: the images that mosaic draws from"),
-    Touch("ultralytics.engine.trainer:BaseTrainer.__init__", "uses callbacks csv", "exact resume: its callbacks, results.csv"),
-    Touch("ultralytics.data.build:InfiniteDataLoader.reset", "(self, /)", "each epoch draws its order from its own seed"),
+    UpstreamContract(
+        "ultralytics.data.base:BaseDataset.load_image", "uses buffer", "exact resume: the images that mosaic draws from"
+    ),
+    UpstreamContract(
+        "ultralytics.engine.trainer:BaseTrainer.__init__", "uses callbacks csv", "exact resume: its callbacks, results.csv"
+    ),
+    UpstreamContract(
+        "ultralytics.data.build:InfiniteDataLoader.reset", "(self, /)", "each epoch draws its order from its own seed"
+    ),
     # data
-    Touch("ultralytics.data.dataset:YOLODataset.cache_labels", "uses verify_args", "our reader of box-free rows comes in there"),
-    Touch("ultralytics.data.dataset:YOLODataset.get_labels", "uses get_cache_hash", "keeps stock label caches and ours apart"),
-    Touch("ultralytics.data.base:BaseDataset.__init__", "uses cv2_flag", "our reader decodes images as training will"),
-    Touch("ultralytics.utils.patches:PIL_FALLBACK_SUFFIXES", "", "images that OpenCV does not read"),
-    Touch("ultralytics.utils.patches:imread", "(filename, /, flags)", "our reader decodes images as training will"),
-    Touch("ultralytics.data.base:BaseDataset.set_rectangle", "uses labels shape", "rect=: labels keep their shape for the margins"),
-    Touch("ultralytics.data.utils:check_image", "(im_file, /)", "our reader checks images with it"),
-    Touch("ultralytics.data.utils:get_hash", "(paths, /)", "hash of our label caches"),
-    Touch("ultralytics.data.utils:get_split_fraction", "(fraction, split, /)", "honours fraction="),
-    Touch("ultralytics.data.utils:check_det_dataset", "(dataset, /, split='')", "erpose eval reads data YAMLs"),
-    Touch(
+    UpstreamContract(
+        "ultralytics.data.dataset:YOLODataset.cache_labels", "uses verify_args", "our reader of box-free rows comes in there"
+    ),
+    UpstreamContract(
+        "ultralytics.data.dataset:YOLODataset.get_labels", "uses get_cache_hash", "keeps stock label caches and ours apart"
+    ),
+    UpstreamContract("ultralytics.data.base:BaseDataset.__init__", "uses cv2_flag", "our reader decodes images as training will"),
+    UpstreamContract("ultralytics.utils.patches:PIL_FALLBACK_SUFFIXES", "", "images that OpenCV does not read"),
+    UpstreamContract("ultralytics.utils.patches:imread", "(filename, /, flags)", "our reader decodes images as training will"),
+    UpstreamContract(
+        "ultralytics.data.base:BaseDataset.set_rectangle", "uses labels shape", "rect=: labels keep their shape for the margins"
+    ),
+    UpstreamContract("ultralytics.data.utils:check_image", "(im_file, /)", "our reader checks images with it"),
+    UpstreamContract("ultralytics.data.utils:get_hash", "(paths, /)", "hash of our label caches"),
+    UpstreamContract("ultralytics.data.utils:get_split_fraction", "(fraction, split, /)", "honours fraction="),
+    UpstreamContract("ultralytics.data.utils:check_det_dataset", "(dataset, /, split='')", "erpose eval reads data YAMLs"),
+    UpstreamContract(
         "ultralytics.data.base:BaseDataset.__init__",
         "(self, img_path, imgsz, cache, augment, hyp, prefix, rect, batch_size, stride, pad, single_cls, classes, fraction)",
         "build_dataset passes these",
     ),
     # validation and prediction
-    Touch("ultralytics.models.yolo.pose:PoseValidator.init_metrics", "uses sigma kpt_shape", "we set the sigmas after it"),
-    Touch("ultralytics.models.yolo.pose:PoseValidator.scale_preds", "(self, predn, pbatch, /)", "exact figures in image pixels"),
-    Touch(
+    UpstreamContract(
+        "ultralytics.models.yolo.pose:PoseValidator.init_metrics", "uses sigma kpt_shape", "we set the sigmas after it"
+    ),
+    UpstreamContract(
+        "ultralytics.models.yolo.pose:PoseValidator.scale_preds", "(self, predn, pbatch, /)", "exact figures in image pixels"
+    ),
+    UpstreamContract(
         "ultralytics.engine.validator:BaseValidator.__call__",
         "uses end2end init_metrics preprocess postprocess update_metrics gather_stats get_stats print_results",
         "the steps that ERPoseValidator and ExactPose step into; end2end is set there, which our head ignores",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.predictor:BasePredictor.stream_inference",
         "uses batch preprocess inference postprocess results write_results on_predict_postprocess_end",
         "sliced prediction replaces what lies between loading and saving; smoothing steps in behind the trackers",
     ),
-    Touch("ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "tiles"),
-    Touch("ultralytics.engine.predictor:BasePredictor.write_results", "(self, i, p, im, s, /)", "counts views in the log"),
-    Touch("ultralytics.engine.model:Model.predict", "(self, source=None, stream=False, predictor=None)", "slices bring another"),
-    Touch("ultralytics.trackers:register_tracker", "(model, persist, /)", "smoothing is registered behind it"),
-    Touch("ultralytics.trackers.track:on_predict_postprocess_end", "uses trackers results mode", "smoothing reads these"),
-    Touch("ultralytics.trackers.byte_tracker:BYTETracker.reset", "uses frame_id", "tells smoothing that identities begin again"),
-    Touch("ultralytics.models.yolo.pose:PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"),
-    Touch("ultralytics.utils.plotting:class_activation_map", "uses one2one scores", "visualize=: our head names its scores so"),
-    Touch("ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "limbs too"),
-    Touch(
+    UpstreamContract(
+        "ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "tiles"
+    ),
+    UpstreamContract(
+        "ultralytics.engine.predictor:BasePredictor.write_results", "(self, i, p, im, s, /)", "counts views in the log"
+    ),
+    UpstreamContract(
+        "ultralytics.engine.model:Model.predict", "(self, source=None, stream=False, predictor=None)", "slices bring another"
+    ),
+    UpstreamContract("ultralytics.trackers:register_tracker", "(model, persist, /)", "smoothing is registered behind it"),
+    UpstreamContract(
+        "ultralytics.trackers.track:on_predict_postprocess_end", "uses trackers results mode", "smoothing reads these"
+    ),
+    UpstreamContract(
+        "ultralytics.trackers.byte_tracker:BYTETracker.reset", "uses frame_id", "tells smoothing that identities begin again"
+    ),
+    UpstreamContract(
+        "ultralytics.models.yolo.pose:PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"
+    ),
+    UpstreamContract(
+        "ultralytics.utils.plotting:class_activation_map", "uses one2one scores", "visualize=: our head names its scores so"
+    ),
+    UpstreamContract(
+        "ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "limbs too"
+    ),
+    UpstreamContract(
         "ultralytics.engine.results:Results.plot",
         "(self, /, kpt_line, show, save, filename, pil, line_width, color_mode)",
         "limbs of other skeletons than COCO's are drawn on what it returns",
     ),
-    Touch("ultralytics.engine.results:Results.new", "(self, /)", "results that are indexed or moved keep their limbs"),
-    Touch(
+    UpstreamContract("ultralytics.engine.results:Results.new", "(self, /)", "results that are indexed or moved keep their limbs"),
+    UpstreamContract(
         "ultralytics.engine.predictor:BasePredictor.stream_inference",
         "uses results run_callbacks on_predict_start on_predict_postprocess_end on_predict_batch_end on_predict_end",
         "tells of a run without identities: looks at results after the tracker, which works at the second of these",
     ),
-    Touch("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch images"),
+    UpstreamContract("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch images"),
     # export
-    Touch(
+    UpstreamContract(
         "ultralytics.engine.exporter:Exporter.__call__",
         "uses on_export_start model im metadata output_shape imgsz file quantize end2end",
         "exporter.prepare fits model, input and metadata to the format at that callback",
     ),
-    Touch(
+    UpstreamContract(
         "ultralytics.nn.backends.openvino:OpenVINOBackend.load_model",
         "uses compile_model ov_compiled_model partial",
         "float32 exports are compiled anew, with the options of the first time, so that they compute in float32",
     ),
     # command line
-    Touch("ultralytics.cfg:entrypoint", "", "the erpose command runs stock commands with it"),
-    Touch("ultralytics.cfg:merge_equals_args", "(args, /)", "the erpose command looks at each word"),
-    Touch("ultralytics.cfg:check_dict_alignment", "(base, custom, /)", "unknown arguments are refused in one sentence"),
-    Touch("ultralytics.cfg:get_save_dir", "(args, /)", "folder of erpose eval"),
-    Touch("ultralytics.cfg:parse_key_value_pair", "(pair, /)", "arguments of erpose eval"),
+    UpstreamContract("ultralytics.cfg:entrypoint", "", "the erpose command runs stock commands with it"),
+    UpstreamContract("ultralytics.cfg:merge_equals_args", "(args, /)", "the erpose command looks at each word"),
+    UpstreamContract("ultralytics.cfg:check_dict_alignment", "(base, custom, /)", "unknown arguments are refused in one sentence"),
+    UpstreamContract("ultralytics.cfg:get_save_dir", "(args, /)", "folder of erpose eval"),
+    UpstreamContract("ultralytics.cfg:parse_key_value_pair", "(pair, /)", "arguments of erpose eval"),
 )
 
 # Methods that ours replace and stock code calls: one that is renamed upstream is never called again, without any error.
@@ -355,11 +401,11 @@ def is_argument(key: str) -> bool:
 
 
 def complaints() -> Iterator[str]:
-    """Yield a line for each name of :data:`TOUCHED` and :data:`REPLACED` that is not as we rely upon it: name, what, and so what.
+    """Yield a line for each name of :data:`CONTRACTS` and :data:`REPLACED` that is not as we rely upon it: name, what, and so what.
 
     Imports what it checks.
     """
-    for touch in TOUCHED:
+    for touch in CONTRACTS:
         try:
             wrong = _mismatch(_resolve(touch.name), touch.shape)
         except (ImportError, AttributeError) as error:
@@ -380,7 +426,7 @@ def _resolve(name: str) -> Any:
 
 
 def _mismatch(thing: Any, shape: str) -> str:
-    """Say in what a thing differs from a :class:`Touch`'s shape; empty if in nothing."""
+    """Say in what a thing differs from a :class:`UpstreamContract`'s shape; empty if in nothing."""
     if shape.startswith("= "):
         return "" if repr(thing) == shape[2:] else f"is {thing!r}, not {shape[2:]}"
     if shape.startswith("uses "):
@@ -445,7 +491,7 @@ def warn_if_unsupported() -> None:
 
 
 def main() -> int:
-    """Print the supported ranges and what of :data:`TOUCHED` the installed ultralytics lacks; return an exit code."""
+    """Print the supported ranges and what of :data:`CONTRACTS` the installed ultralytics lacks; return an exit code."""
     import torch
     import ultralytics
 

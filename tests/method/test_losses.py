@@ -442,7 +442,7 @@ def test_schedule() -> None:
 def test_schedules_move() -> None:
     """Progress must reach the loss: the one-to-many assignment's share goes from 0.8 to 0.1."""
     loss = criterion(one2many_weight=(0.8, 0.1))
-    loss.score_floor, loss.tail = (1.0, 1.0), (2.0, 2.0)
+    loss.score_floor, loss.kernel_dof = (1.0, 1.0), (2.0, 2.0)
     target = targets_of([0, 0], people(2, 96))
     start, middle, end = (run(loss, outputs_of(1, 96), target, 96, p)[1] for p in (0.0, 0.5, 1.0))
     for name, shares in (("cls_loss", (0.8, 0.45, 0.1)), ("o2o_loss", (0.2, 0.55, 0.9))):

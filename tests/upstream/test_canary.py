@@ -28,7 +28,7 @@ from erpose_yolo.model import ERPose
 from erpose_yolo.nn.head import ERPoseHead
 from erpose_yolo.nn.network import ERPoseModel
 from erpose_yolo.upstream import compat
-from erpose_yolo.upstream.compat import REPLACED, SUPPORTED, TOUCHED, Touch
+from erpose_yolo.upstream.compat import CONTRACTS, REPLACED, SUPPORTED, UpstreamContract
 
 OURS = (ERPose, ERPoseModel, ERPoseHead, ERPoseTrainer, ERPoseValidator, ERPosePredictor, ERPoseMetrics, ERPoseDataset)
 
@@ -47,8 +47,8 @@ def test_ultralytics_is_as_we_rely_upon_it() -> None:
     assert not list(compat.complaints())
 
 
-@pytest.mark.parametrize("touch", TOUCHED, ids=lambda touch: f"{touch.name.partition(':')[2]} {touch.shape}")
-def test_canary_can_fail(touch: Touch, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("touch", CONTRACTS, ids=lambda touch: f"{touch.name.partition(':')[2]} {touch.shape}")
+def test_canary_can_fail(touch: UpstreamContract, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever of the table is renamed or changes its shape is named, with what breaks."""
     owner, last = holder(touch.name)
     changed = "changed" if touch.shape.startswith("= ") else lambda something_else: None
@@ -119,7 +119,7 @@ def private_words(bases: Iterable[type]) -> set[str]:
 
 def unrecorded(cls: type) -> set[str]:
     """Private names of the stock bases of a class of ours that it uses, or takes for its own, without a row in the tables."""
-    recorded = set(re.findall(r"\w+", " ".join(f"{touch.name} {touch.shape}" for touch in TOUCHED) + f" {REPLACED}"))
+    recorded = set(re.findall(r"\w+", " ".join(f"{touch.name} {touch.shape}" for touch in CONTRACTS) + f" {REPLACED}"))
     ours, stock = ([b for b in cls.__mro__ if b.__module__.startswith(f"{top}.")] for top in ("erpose_yolo", "ultralytics"))
     return private_words(ours) & private_words(stock) - recorded - set(vars(nn.Module()))  # torch's own are another matter
 

@@ -24,7 +24,7 @@ class PlainOKSLoss(ERPoseLoss):
 
 
 class ScoreHead(ERPoseHead):
-    """Sorted by scores alone, where no likelihood has taught the spreads."""
+    """Sorted by scores alone, where no likelihood has trained the spreads."""
 
     confidence = "score"
 

@@ -29,7 +29,7 @@ class ERPose(YOLO):
     """ER-Pose model: the interface of ``ultralytics.YOLO`` for keypoint-first pose.
 
     Args:
-        model: shipped name (``erpose-n.yaml`` for random weights, ``erpose-n.pt`` for the starter weights), a YAML of your own,
+        model: shipped name (``erpose-n.yaml`` for random weights, ``erpose-n.pt`` for the weights that ship), a YAML of your own,
             or a checkpoint, safetensors file or export of an ER-Pose model; or a stock YOLO26-pose checkpoint, which is converted
             (``yolo26n-pose.pt``, downloaded by ultralytics where it is missing). A ``YOLO`` that holds either is taken over.
         task: ``pose``; there is no other.
@@ -137,7 +137,7 @@ class ERPose(YOLO):
             filename: the suffix says which.
 
         Raises:
-            ModuleNotFoundError, FileExistsError: see weights.save_weights.
+            ModuleNotFoundError, FileExistsError: see export.safetensors.save_weights.
         """
         if is_weights(filename) and isinstance(self.model, ERPoseModel):
             save_weights(self.model, filename)

@@ -18,7 +18,7 @@ REFUSED = {
     r"look[- ]?ups?": "bilinear sampling",
     r"look_gain": "refinement loss weight",
     r"steer(s|ed|ing)?": "gradients that reach the backbone",
-    r"by heart": "overfitting",
+    r"by[- ]heart": "overfitting",
     r"strata": "AP breakdown",
     r"pictures?": "image",
     r"joints?(?! limits?\b)": "keypoint",

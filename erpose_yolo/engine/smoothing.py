@@ -18,7 +18,7 @@ import torch
 from ultralytics.engine.results import Results
 
 # On walking people whose keypoints are off by 1 px this lowers jitter and error at a lag of a third of a frame; a lower cut-off
-# (1 Hz, 4) is steadier, but lags by half a frame, which costs all that is gained in error (benchmarks/video.py).
+# (1 Hz, 4) is steadier, but lags by half a frame, which costs all that is gained in error (benchmarks/accuracy/video.py).
 MIN_CUTOFF, BETA = 2.0, 8.0
 
 

@@ -24,8 +24,8 @@ class PoseOutputs:
         offsets: (B, K, 2, A), see :func:`decode_keypoints`.
         visibility: (B, K, A) logits.
         log_spread: (B, K, A), the logarithm of each keypoint's spread in tolerances, see :func:`expected_oks`.
-        refinement: per level (B, 3K, H, W), see :func:`refine_keypoints`; None leaves keypoints where their cells put them.
-        box: (B, 4, A), see :func:`decode_boxes`; None where boxes are derived from keypoints.
+        refinement: per level (B, 3K, H, W), see refine.refine_keypoints; None leaves keypoints where their cells put them.
+        box: (B, 4, A), see boxes.decode_boxes; None where boxes are derived from keypoints.
     """
 
     offsets: Tensor

@@ -106,7 +106,7 @@ def lax_sigmas(sigmas: Tensor, progress: float) -> Tensor:
 def object_area(box: Tensor) -> Tensor:
     """The area rule: BOX_FILL of the box.
 
-    A box without keypoints' annotation is the caller's business: derive it from the keypoints (``decode.derive_boxes``).
+    A box without keypoints' annotation is the caller's business: derive it from the keypoints (``boxes.derive_boxes``).
 
     Args:
         box: (..., 4) corners x1 y1 x2 y2 in pixels.

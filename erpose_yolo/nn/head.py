@@ -96,7 +96,7 @@ class PoseBranch(nn.Module):
         ch: channels per level, finest first.
         c: channels of the tower.
         tower: see :func:`pose_tower`.
-        refine: refinement maps, see decode.refine_keypoints.
+        refine: refinement maps, see method.refine.refine_keypoints.
         boxes: a learned box beside each pose.
         heatmaps: keypoint heatmaps on the finest level.
     """
@@ -201,9 +201,9 @@ class ERPoseHead(Pose):
     Attributes:
         confidence: what persons are sorted by and thresholds are compared with: "expected_oks", the score and the OKS that the
             spreads let expect (decode.confidence), or "score" alone. Checkpoints keep it; training starts from that of the weights.
-        margins: (4, 3 + K) buffer, fitted to the training labels (decode.fit_margins).
+        margins: (4, 3 + K) buffer, fitted to the training labels (method.boxes.fit_margins).
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
-        per_keypoint_sampling: look keypoints up one after the other (runtimes without batches, decode.sample_maps).
+        per_keypoint_sampling: sample keypoints one after the other (runtimes without batches, method.refine.sample_maps).
         fused: what only training uses is gone.
         sizes: ``stride`` as numbers, once the head has run.
     """

@@ -1,4 +1,4 @@
-"""What the grafts share: a pose head in plain torch, synthetic people, the training loop and the judge. No ultralytics.
+"""What the grafts share: a pose head in plain torch, synthetic people, the training loop and the evaluation. No ultralytics.
 
 An example brings a Backbone; everything of the method itself comes from erpose_yolo's torch-only modules.
 
@@ -43,7 +43,7 @@ STYLES = ("erpose", "stock")
 SIZE = 96  # pixels, the side of an image
 TRAIN_IMAGES, VAL_IMAGES = 6000, 200
 NMS_IOU = 0.7  # Ultralytics' default
-MAX_PERSONS = 20  # what the judge counts in an image
+MAX_PERSONS = 20  # what pycocotools counts in an image
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -288,15 +288,15 @@ def main(backbone: Callable[[], Backbone], about: str | None) -> None:
     parser.add_argument("--images-seen", type=int, default=24000, help="image images_seen, the budget")
     parser.add_argument("--images", type=Path, help="keep the drawn images in this file, and take them from it the next time")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--by-heart", type=int, metavar="N", help="train and judge on the same N images: a quick check, no more")
+    parser.add_argument("--overfit", type=int, metavar="N", help="train and evaluate on the same N images: a quick check, no more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, help="write the curve here, as JSON")
     parser.add_argument("--save", type=Path, help="write the trained weights here")
     args = parser.parse_args()
     train_set, val_set = images(args.images)
-    if args.by_heart:
-        train_set = val_set = train_set[: args.by_heart]
+    if args.overfit:
+        train_set = val_set = train_set[: args.overfit]
     torch.manual_seed(args.seed)
     model, curve = train(backbone(), args.style, train_set, val_set, args.images_seen, args.batch, args.lr)
     if args.out:

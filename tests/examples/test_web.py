@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 cv2 = pytest.importorskip("cv2")
-example = pytest.importorskip("test_example_onnx")  # skipped without onnx; its random model is used here, too
+example = pytest.importorskip("test_onnx_runtime")  # skipped without onnx; its random model is used here, too
 WEB = Path(__file__).resolve().parents[2] / "examples" / "web"
 NODE = shutil.which("node")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

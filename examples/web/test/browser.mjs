@@ -1,7 +1,7 @@
 // Drives the page in a real browser and prints what it found as JSON:
 //   node test/browser.mjs '{"chromium": PATH, "address": URL, "photos": [{"file": PNG, "conf": 0.25}, ...],
 //                           "models": {"other.onnx": PATH, ...}, "screenshot": PNG}'
-// tests/test_example_web.py runs it and compares the figures with Python's. "models" are answered for addresses of that
+// tests/examples/test_web.py runs it and compares the figures with Python's. "models" are answered for addresses of that
 // name, "screenshot" may be left out.
 import { readFile } from 'node:fs/promises';
 

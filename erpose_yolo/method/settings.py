@@ -31,12 +31,12 @@ class Settings:
     size_range: tuple[float, float] = (2.0, 12.0)  # sqrt(area) in cells that a level takes
     # losses
     one2many_weight: tuple[float, float] = (0.8, 0.1)  # share of the one-to-many assignment; one-to-one has the rest
-    pose_gain: float = 2.0
+    pose_gain: float = 2.0  # of the smooth OKS loss of keypoints
     oks_gain: float = 4.0  # of 1 - OKS beside the smooth OKS loss
     aux_loss_gain: float = 0.5  # of the pose loss of keypoints before they are refined, beside that of refined ones
-    visibility_gain: float = 0.2
+    visibility_gain: float = 0.2  # of the loss of keypoint visibility
     heatmap_gain: float = 1.0  # 0 leaves the heatmaps out of the model
-    box_gain: float = 2.0  # only with boxes
+    box_gain: float = 2.0  # of the loss of learned boxes, only with boxes
 
     def __post_init__(self) -> None:
         if self.tower not in TOWERS:

@@ -1,0 +1,168 @@
+"""Parts of the pages that are made from code and measurements, and llms.txt.
+
+    python -m docs.generated            # writes them anew
+    python -m docs.generated --check    # says which are not what code and measurements say; exit code 1 if any
+
+A part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``. NAME is a function below, or ``benchmark`` and the name of
+a table of benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ultralytics.engine.exporter import export_formats
+
+from benchmarks import common, report
+from erpose_yolo import arguments, catalog, cli
+from erpose_yolo.export import formats
+from erpose_yolo.method.settings import Settings
+
+HOME = Path(__file__).resolve().parent
+SITE = "https://erpose-yolo.github.io/erpose-yolo/"
+PART = re.compile(r"(<!-- generated: ([\w -]+) -->\n).*?(\n<!-- end -->)", re.S)
+FIELD = re.compile(r"^    (?:# (?P<section>[\w ]+)|(?P<name>\w+): (?P<type>[^=]+) = (?P<value>.+?)(?:  # (?P<comment>.+))?)$", re.M)
+PRECISIONS = ("fp32", "half", "int8")
+
+
+def settings() -> str:
+    """All keys of the ``erpose:`` block, with the comments of the dataclass."""
+    names = {field.name for field in dataclasses.fields(Settings)}
+    rows, section = [], ""
+    for found in FIELD.finditer(inspect.getsource(Settings)):
+        section = found["section"] or section
+        if found["name"] in names:
+            default = yaml.safe_dump(Settings().to_dict()[found["name"]], default_flow_style=True).splitlines()[0]
+            rows.append([f"`{found['name']}`", f"`{default}`", section, found["comment"] or ""])
+    return common.markdown(["key", "default", "part", "meaning"], rows)
+
+
+def packages(wanted: dict[str, str]) -> str:
+    """Pip requirements as one types them."""
+    return f"`{' '.join(repr(p) if set('<>=') & set(p) else p for p in wanted.values())}`" if wanted else ""
+
+
+def exports() -> str:
+    """One row per export format: the line, what to install, and what was measured (results/export.json)."""
+    record = common.read("export")
+    measured: dict[tuple[str, str], dict[str, Any]] = {(row["format"], row["options"]): row for row in record["rows"]}
+    rows = []
+    for name in export_formats()["Argument"][1:]:
+        if name in formats.REFUSED:
+            continue
+        converts, runs = (packages(of.get(name, {})) for of in (formats.CONVERTERS, formats.RUNTIMES))
+        of = [measured.get((name, precision), {}) for precision in PRECISIONS]
+        deltas = [f"{100 * row['ap'] + 0.0:+.1f}".replace("-0.0", "+0.0") if "ap" in row else "" for row in of]
+        rows.append([f"`format={name}`", converts, runs, of[0].get("mb", ""), *deltas])
+    about = (
+        f"AP columns: points of AP gained or lost against PyTorch, whose AP is {100 * record['ap']:.1f}, at {record['imgsz']} px "
+        f"({record['machine']}). Empty: not measured."
+    )
+    table = common.markdown(
+        ["format", "pip install, to convert", "pip install, to run", "MB, fp32", "AP, fp32", "AP, fp16", "AP, int8"], rows
+    )
+    return f"{table}\n\n{about}"
+
+
+def refused() -> str:
+    """Formats that no ER-Pose model has, and why."""
+    return common.markdown(["format", "why not"], [[f"`{name}`", reason] for name, reason in formats.REFUSED.items()])
+
+
+def stock() -> str:
+    """Arguments of ultralytics that are refused or do nothing."""
+    rows = [[f"`{key}`", ", ".join(entry.modes), f"refused. {entry.reason}"] for key, entry in arguments.REFUSED.items()]
+    alike: dict[tuple[str, str], list[str]] = {}
+    for key, entry in arguments.WITHOUT_EFFECT.items():
+        alike.setdefault((", ".join(entry.modes), entry.reason), []).append(f"`{key}`")
+    rows += [[", ".join(keys), modes, f"no effect: {reason}"] for (modes, reason), keys in alike.items()]
+    return common.markdown(["argument", "modes", "with ER-Pose"], rows)
+
+
+def commands() -> str:
+    """Commands and modes of ``erpose``."""
+    rows = [[f"`erpose {name}`", command.help] for name, command in sorted(cli.COMMANDS.items())]
+    rows += [[f"`erpose {name}`", f"{text}; also `yolo pose {name}`"] for name, (text, _, _) in cli.MODES.items()]
+    return common.markdown(["command", "what it does"], rows)
+
+
+def models() -> str:
+    """Model files by family."""
+    rows = []
+    for file in sorted((catalog.cfg_root() / "models").glob("*.yaml")):
+        title = re.sub(r"\s+", " ", file.read_text(encoding="utf-8").splitlines()[0].strip("# ."))
+        names = [f"`{name}`" for name in catalog.list_models() if catalog.find_model(name)[0] == file]  # type: ignore[index]
+        rows.append([names[0] + " to " + names[-1], title])
+    return common.markdown(["names", "what it is"], rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (settings, exports, refused, stock, commands, models)}
+
+
+def render(text: str) -> str:
+    """A page with its generated parts made anew.
+
+    Raises:
+        KeyError: there is no such part.
+    """
+
+    def part(found: re.Match[str]) -> str:
+        name = found[2]
+        kind, _, table = name.partition(" ")
+        body = report.TABLES[table](common.read(table)) if kind == "benchmark" else PARTS[name]()
+        return f"{found[1]}{body}{found[3]}"
+
+    return PART.sub(part, text)
+
+
+def pages(nav: list[Any]) -> Iterator[tuple[str, str]]:
+    """Titles and files of mkdocs.yml's nav, in order."""
+    for entry in nav:
+        for title, target in entry.items():
+            if isinstance(target, list):
+                yield from pages(target)
+            else:
+                yield title, target
+
+
+def llms() -> str:
+    """llms.txt (llmstxt.org): each page with its first sentences."""
+    config = yaml.safe_load((HOME.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    lines = [f"# {config['site_name']}", "", f"> {config['site_description']}", "", "## Pages", ""]
+    for title, file in pages(config["nav"]):
+        paragraphs = (HOME / file).read_text(encoding="utf-8").split("\n\n")
+        first = next(p for p in paragraphs if not p.startswith(("#", "<", "!", "`", "|", "*", ":")))
+        address = SITE + file.removesuffix("index.md").replace(".md", "/")
+        plain = " ".join(re.sub(r"[*`\[]|]\([^)]*\)", "", first).split())
+        lines.append(f"- [{title}]({address}): {plain}")
+    return "\n".join(lines) + "\n"
+
+
+def outdated() -> dict[Path, str]:
+    """Files that differ from what they should be, with what they should be."""
+    wanted = {file: render(file.read_text(encoding="utf-8")) for file in sorted(HOME.glob("*.md"))}
+    wanted[HOME / "llms.txt"] = llms()
+    return {file: text for file, text in wanted.items() if not file.exists() or file.read_text(encoding="utf-8") != text}
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args(words).check
+    found = outdated()
+    for file, text in found.items():
+        print(f"{file.relative_to(HOME.parent)}: {'not current: python -m docs.generated' if check else 'written'}")
+        if not check:
+            file.write_text(text, encoding="utf-8")
+    return int(check and bool(found))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

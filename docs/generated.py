@@ -27,7 +27,7 @@ from erpose_yolo.method.settings import Settings
 
 HOME = Path(__file__).resolve().parent
 SITE = "https://erpose-yolo.github.io/erpose-yolo/"
-PART = re.compile(r"(<!-- generated: ([\w -]+) -->\n).*?(\n<!-- end -->)", re.S)
+PART = re.compile(r"(<!-- generated: ([\w -]+) -->\n)(?:(?!<!-- ).*\n)*?(<!-- end -->)")
 FIELD = re.compile(r"^    (?:# (?P<section>[\w ]+)|(?P<name>\w+): (?P<type>[^=]+) = (?P<value>.+?)(?:  # (?P<comment>.+))?)$", re.M)
 PRECISIONS = ("fp32", "half", "int8")
 
@@ -117,7 +117,7 @@ def render(text: str) -> str:
         name = found[2]
         kind, _, table = name.partition(" ")
         body = report.TABLES[table](common.read(table)) if kind == "benchmark" else PARTS[name]()
-        return f"{found[1]}{body}{found[3]}"
+        return f"{found[1]}{body}\n{found[3]}"
 
     return PART.sub(part, text)
 
@@ -138,7 +138,7 @@ def llms() -> str:
     lines = [f"# {config['site_name']}", "", f"> {config['site_description']}", "", "## Pages", ""]
     for title, file in pages(config["nav"]):
         paragraphs = (HOME / file).read_text(encoding="utf-8").split("\n\n")
-        first = next(p for p in paragraphs if not p.startswith(("#", "<", "!", "`", "|", "*", ":")))
+        first = next(p for p in paragraphs if not p.startswith(("#", "<", "!", "```", "|", "* ", ":")))
         address = SITE + file.removesuffix("index.md").replace(".md", "/")
         plain = " ".join(re.sub(r"[*`\[]|]\([^)]*\)", "", first).split())
         lines.append(f"- [{title}]({address}): {plain}")

@@ -248,7 +248,7 @@ def do(step: Step, folder: Path, environment: dict[str, str], timeout: float = T
 
 
 def furnish(folder: Path) -> None:
-    """Put into a working directory what a reader brings along, small: a photo, a video, two annotation files, own keypoints.
+    """Put into a working directory what a reader brings along, small: a photo, a video, annotation files, own keypoints.
 
     And ``synth-people`` in place of the 2,200 images that the first training draws.
     """
@@ -268,7 +268,9 @@ def furnish(folder: Path) -> None:
     video.release()
     write_hands(folder / "hands")
     write_coco(people, folder / "train2017", folder / "person_keypoints_train2017.json", COCO_17.names)
+    write_coco(people, folder / "val2017", folder / "person_keypoints_val2017.json", COCO_17.names)
     write_coco(people, folder / "images", folder / "crowdpose_trainval.json", CROWDPOSE_14.names)
+    shutil.copy(folder / "crowdpose_trainval.json", folder / "crowdpose_test.json")
 
 
 def write_hands(root: Path, keypoints: int = 21) -> None:

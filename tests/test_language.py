@@ -34,7 +34,7 @@ SYNTHETIC = re.compile(r"\b(joints?|trunks?)\b", re.IGNORECASE)
 
 
 def pages() -> list[str]:
-    """Files of the repository; those of a source distribution, which has no git, where there is none."""
+    """Files of the repository; in a source distribution, which has no git, its modules."""
     done = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True)
     found = done.stdout.split() if done.returncode == 0 else [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.py")]
     return [name for name in found if Path(name).suffix in SUFFIXES and name not in EXEMPT and (ROOT / name).exists()]

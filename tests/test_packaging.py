@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from test_typed import READ, do, furnish, reader
 
 pytestmark = pytest.mark.slow
 
 PTH = "erpose_yolo_autoload.pth"
 NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", "__pycache__", "runs", "yolo*.pt", "last.pt", "best.pt", "build", "dist", "node_modules"
+    ".git", ".venv", ".*_cache", "__pycache__", "site", "runs", "yolo*.pt", "last.pt", "best.pt", "build", "dist", "node_modules"
 )
 USE = """
 from ultralytics import YOLO
@@ -79,16 +81,41 @@ def test_wheel_holds_what_it_should_and_no_more(built: Path, repo: Path) -> None
     assert not [name for name in names if "test" in name or name.endswith((".pyc", "/autoload.pth"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "erpose = erpose_yolo.cli:main" in entry_points
-    assert "License-Expression: AGPL-3.0-only" in metadata
+    assert "License-Expression: AGPL-3.0-only" in metadata and "Project-URL: Documentation, https://" in metadata
+    assert "erpose_yolo/py.typed" in names
+
+
+def test_the_first_page_leads_somewhere_on_pypi(built: Path, repo: Path) -> None:
+    """PyPI knows no files of the repository: each link of the README has become an address, and nothing else has changed."""
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as archive:
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
+    page = metadata.partition("\n\n")[2]
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert links and not [link for link in links if not link.startswith(("https://", "#"))]
+    assert all(link.startswith("https://raw.") for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page))
+    here = re.sub(r"https://(raw\.githubusercontent|github)\.com/erpose-yolo/erpose-yolo/(main|blob/main)/", "", page)
+    original = (repo / "README.md").read_text(encoding="utf-8")
+    assert here.strip() == re.sub(r"https://github\.com/erpose-yolo/erpose-yolo/blob/main/", "", original).strip()
 
 
 def test_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "erpose_yolo/upstream/autoload.pth"} <= names
+    assert {"examples/quickstart.ipynb", "docs/index.md", "mkdocs.yml", "benchmarks/results/size.json", "tests/run"} <= names
     assert {"erpose_yolo/upstream/compat.py", "cfg/models/erpose.yaml", "cfg/datasets/synth-people.yaml"} <= names
     assert not [name for name in names if "__pycache__" in name]
     assert [name for name in names if name.endswith(".pt")] == ["cfg/weights/erpose-n.pt"]
+
+
+def test_sdist_passes_its_own_tests(built: Path) -> None:
+    """All are collected there, and those that read the whole tree pass; the rest reads what the checkout has, too."""
+    source = next(path for path in built.iterdir() if path.is_dir())
+    pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    collected = run(*pytest_, "--collect-only", "tests", cwd=source, ERPOSE_AUTOLOAD="0")
+    assert not re.search(r"skipped|error", collected.splitlines()[-1])
+    files = ("test_docs.py", "test_language.py", "test_imports.py", "test_catalog.py", "benchmarks/test_report.py")
+    run(*pytest_, "-m", "not slow", *(f"tests/{file}" for file in files), cwd=source, ERPOSE_AUTOLOAD="0")
 
 
 @pytest.fixture
@@ -104,6 +131,18 @@ def fresh(tmp_path: Path) -> Path:
     # A plain path line: .pth files inside that folder are not read, so our own hook installed there does not act.
     (site / "zz_dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
+
+
+def first_command_of_the_readme(python: Path, scratch: Path) -> None:
+    """Run the first line that the README has for ``yolo`` or ``erpose``, with the scripts of a fresh environment."""
+    script = python.parent / "yolo"  # its package is one of those that are borrowed
+    script.write_text(f"#!{python}\nfrom ultralytics.cfg import entrypoint\nentrypoint()\n")
+    script.chmod(0o755)
+    folder = scratch / "reader"
+    furnish(folder)
+    environment = reader(scratch / "config", folder)
+    environment["PATH"] = os.pathsep.join((str(python.parent), os.environ["PATH"]))
+    do(next(step for step in READ["README.md"][0] if step.typed.startswith(("yolo", "erpose"))), folder, environment)
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
@@ -126,6 +165,8 @@ def test_install_works_from_an_empty_folder_and_goes_without_a_trace(
         assert package == checkout / "erpose_yolo" and cfg == checkout / "cfg"
         assert not list(fresh.parents[1].rglob("erpose.yaml"))  # no copy that could go stale
     assert not list(empty.iterdir())
+    if kind == "wheel":
+        first_command_of_the_readme(fresh, tmp_path)
 
     run(fresh, "-m", "pip", "uninstall", "--yes", "erpose-yolo", cwd=empty)
     left = [path.name for path in fresh.parents[1].rglob("*erpose*")]

@@ -1,4 +1,4 @@
-"""Benchmarks are not part of the source distribution: without them there is nothing to test here."""
+"""What the tests of the benchmarks share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-collect_ignore_glob = [] if (Path(__file__).resolve().parents[2] / "benchmarks" / "__init__.py").exists() else ["*"]
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import common
 from erpose_yolo import ERPose
 from erpose_yolo.method.losses import AT_ONCE
-
-common = pytest.importorskip("benchmarks.common", reason="benchmarks are not part of the source distribution")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VARIANTS: list[dict[str, Any]] = [{}, {"boxes": True}, {"heatmap_gain": 0}, {"refine": False}, {"tower": "plain"}]

@@ -44,31 +44,36 @@ def settings() -> str:
     return common.markdown(["key", "default", "part", "meaning"], rows)
 
 
-def packages(wanted: dict[str, str]) -> str:
-    """Pip requirements as one types them."""
-    return f"`{' '.join(repr(p) if set('<>=') & set(p) else p for p in wanted.values())}`" if wanted else ""
-
-
 def exports() -> str:
-    """One row per export format: the line, what to install, and what was measured (results/export.json)."""
+    """Size and accuracy of each export format, as measured (results/export.json)."""
     record = common.read("export")
     measured: dict[tuple[str, str], dict[str, Any]] = {(row["format"], row["options"]): row for row in record["rows"]}
     rows = []
-    for name in export_formats()["Argument"][1:]:
-        if name in formats.REFUSED:
-            continue
-        converts, runs = (packages(of.get(name, {})) for of in (formats.CONVERTERS, formats.RUNTIMES))
+    for name in converted():
         of = [measured.get((name, precision), {}) for precision in PRECISIONS]
         deltas = [f"{100 * row['ap'] + 0.0:+.1f}".replace("-0.0", "+0.0") if "ap" in row else "" for row in of]
-        rows.append([f"`format={name}`", converts, runs, of[0].get("mb", ""), *deltas])
-    about = (
-        f"AP columns: points of AP gained or lost against PyTorch, whose AP is {100 * record['ap']:.1f}, at {record['imgsz']} px "
-        f"({record['machine']}). Empty: not measured."
+        rows.append([f"`format={name}`", *(row.get("mb", "") for row in of), *deltas])
+    header = ["line", "MB, fp32", "fp16", "int8", "AP, fp32", "fp16", "int8"]
+    return (
+        f"{common.markdown(header, rows)}\n\nAP: points gained or lost against PyTorch, whose AP is {100 * record['ap']:.1f}, at "
+        f"{record['imgsz']} px ({record['machine']}). Empty: not measured."
     )
-    table = common.markdown(
-        ["format", "pip install, to convert", "pip install, to run", "MB, fp32", "AP, fp32", "AP, fp16", "AP, int8"], rows
-    )
-    return f"{table}\n\n{about}"
+
+
+def installs() -> str:
+    """What converters and runtimes are to be installed; formats that need the same share a row."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name in converted():
+        needs = (formats.CONVERTERS[name], formats.QUANTIZERS.get(name, {}), formats.RUNTIMES.get(name, {}))
+        what = tuple(" ".join(repr(p) if set("<>=") & set(p) else p for p in need.values()) for need in needs)
+        alike.setdefault(what, []).append(f"`{name}`")
+    rows = [[", ".join(names), *(f"`{what}`" if what else "" for what in needs)] for needs, names in alike.items()]
+    return common.markdown(["format", "pip install, to convert", "for int8, too", "to run"], rows)
+
+
+def converted() -> list[str]:
+    """Formats that ER-Pose models have."""
+    return [name for name in export_formats()["Argument"][1:] if name not in formats.REFUSED]
 
 
 def refused() -> str:
@@ -103,7 +108,9 @@ def models() -> str:
     return common.markdown(["names", "what it is"], rows)
 
 
-PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (settings, exports, refused, stock, commands, models)}
+PARTS: dict[str, Callable[[], str]] = {
+    part.__name__: part for part in (settings, exports, installs, refused, stock, commands, models)
+}
 
 
 def render(text: str) -> str:

@@ -39,7 +39,7 @@ class ERPose(YOLO):
         TypeError: the checkpoint is of another kind of model.
         ValueError, FileNotFoundError: see network.load_model_yaml.
 
-    Example:
+    Examples:
         >>> model = ERPose("erpose-n.yaml")
         >>> model.train(data="synth-people.yaml", epochs=3, imgsz=192)
         >>> model.predict("street.jpg")[0].keypoints.xy

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -114,12 +115,15 @@ def test_figures_are_made(tmp_path: Path) -> None:
     assert all(20_000 < size < 300_000 for size in made.values()), made
 
 
-def test_the_workflow_and_the_citation_are_valid() -> None:
+def test_the_workflow_and_the_citation_are_valid(tmp_path: Path) -> None:
     workflow = ROOT / ".github" / "workflows" / "ci.yml"
     pytest.importorskip("check_jsonschema")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(workflow)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    check = [str(Path(sysconfig.get_path("scripts")) / "check-jsonschema"), "--builtin-schema", "vendor.github-workflows"]
+    done = subprocess.run([*check, str(workflow)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "ci.yml"
+    wrong.write_text(workflow.read_text(encoding="utf-8").replace("runs-on", "runs_on"), encoding="utf-8")
+    assert subprocess.run([*check, str(wrong)], capture_output=True).returncode != 0
     commands = json.dumps(yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"])
     assert all(line in commands for line in ("bash .ci/run", "mkdocs build --strict", "python -m build"))
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))

@@ -78,7 +78,7 @@ class PoseSmoother:
     Raises:
         ValueError: fps is not positive.
 
-    Example:
+    Examples:
         >>> smooth = PoseSmoother(fps=30)
         >>> for result in model.track("street.mp4", stream=True):
         ...     result = smooth(result)

@@ -34,7 +34,7 @@ from erpose_yolo.method.losses import BatchContext, ERPoseLoss, Side, Targets
 from erpose_yolo.method.oks import object_area
 
 HOME = Path(__file__).resolve().parent / "assets"
-COLOURS = ("tab:blue", "tab:orange", "tab:green")
+COLOURS = ("magenta", "tab:orange", "tab:green")
 INK = [patheffects.withStroke(linewidth=2.5, foreground="white")]
 
 
@@ -140,7 +140,7 @@ def assignment(folder: Path) -> None:
     """Candidates and ranks of the persons of a photo, and one of them from near by."""
     made = assigned(ASSETS / "bus.jpg")
     rgb, targets = made.image, made.targets
-    figure, axes = plt.subplots(1, 2, figsize=(13, 7.2))
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 6.6))
     for person in range(len(targets.image)):
         draw_person(axes[0], person, made, numbers=False)
     near = int(targets.area.argmax())
@@ -151,18 +151,16 @@ def assignment(folder: Path) -> None:
     width = round(640 * 810 / 1080)
     axes[0].set(xlim=(0, width), ylim=(640, 0), title="Candidates of every person")
     x1, y1, x2, y2 = targets.box[near].tolist()
-    axes[1].set(
-        xlim=(x1 - 20, x2 + 20), ylim=(y2 + 10, y1 - 10), title="One of them: ranks 1 to 10 (rings), and the one-to-one cell (star)"
-    )
+    axes[1].set(xlim=(x1 - 20, x2 + 20), ylim=(y2 + 10, y1 - 10), title="One of them: ranks 1 to 10")
     strides = made.found.stride[0].unique().tolist()
     for colour, stride in zip(COLOURS, strides, strict=True):
         if (made.found.valid & (made.found.stride == stride)).any():
             axes[0].scatter([], [], c=colour, marker="s", label=f"candidate, stride {stride:g} px")
     axes[0].scatter([], [], facecolors="none", edgecolors="black", label="one-to-many: up to 10 cells")
     axes[0].scatter([], [], c="red", marker="*", s=120, label="one-to-one: one cell")
-    axes[0].legend(loc="lower center", ncol=2, fontsize=9, bbox_to_anchor=(0.5, -0.14))
+    axes[0].legend(loc="lower center", ncol=2, fontsize=9, bbox_to_anchor=(0.5, -0.2))
     figure.tight_layout()
-    figure.savefig(folder / "assignment.jpg", dpi=80, pil_kwargs={"quality": 85})
+    figure.savefig(folder / "assignment.jpg", dpi=100, bbox_inches="tight", pil_kwargs={"quality": 85})
     plt.close(figure)
 
 

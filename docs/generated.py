@@ -48,15 +48,18 @@ def exports() -> str:
     """Size and accuracy of each export format, as measured (results/export.json)."""
     record = common.read("export")
     measured: dict[tuple[str, str], dict[str, Any]] = {(row["format"], row["options"]): row for row in record["rows"]}
-    rows = []
+    rows, absent = [], []
     for name in converted():
         of = [measured.get((name, precision), {}) for precision in PRECISIONS]
+        if not any("px" in row for row in of):
+            absent.append(f"`{name}`")
+            continue
         deltas = [f"{100 * row['ap'] + 0.0:+.1f}".replace("-0.0", "+0.0") if "ap" in row else "" for row in of]
         rows.append([f"`format={name}`", *(row.get("mb", "") for row in of), *deltas])
     header = ["line", "MB, fp32", "fp16", "int8", "AP, fp32", "fp16", "int8"]
     return (
         f"{common.markdown(header, rows)}\n\nAP: points gained or lost against PyTorch, whose AP is {100 * record['ap']:.1f}, at "
-        f"{record['imgsz']} px ({record['machine']}). Empty: not measured."
+        f"{record['imgsz']} px ({record['machine']}). Not measured with today's head: {', '.join(absent)}."
     )
 
 

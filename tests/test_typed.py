@@ -267,9 +267,9 @@ def furnish(folder: Path) -> None:
         video.write(photo[:, 4 * frame : 4 * frame + 200])
     video.release()
     write_hands(folder / "hands")
-    write_coco(people, folder / "train2017", folder / "person_keypoints_train2017.json", COCO_17.names)
-    write_coco(people, folder / "val2017", folder / "person_keypoints_val2017.json", COCO_17.names)
-    write_coco(people, folder / "images", folder / "crowdpose_trainval.json", CROWDPOSE_14.names)
+    for split in ("train", "val"):
+        write_coco(people, split, folder / f"{split}2017", folder / f"person_keypoints_{split}2017.json", COCO_17.names)
+    write_coco(people, "train", folder / "images", folder / "crowdpose_trainval.json", CROWDPOSE_14.names)
     shutil.copy(folder / "crowdpose_trainval.json", folder / "crowdpose_test.json")
 
 
@@ -295,18 +295,18 @@ def write_hands(root: Path, keypoints: int = 21) -> None:
             (labels / f"{index}.txt").write_text(" ".join(["0", *(f"{number:.5f}" for number in numbers)]) + "\n")
 
 
-def write_coco(people: Path, images: Path, file: Path, names: Sequence[str]) -> None:
-    """Write the training images of a drawn set, and COCO-format annotations with keypoints of these names in any places."""
+def write_coco(people: Path, split: str, images: Path, file: Path, names: Sequence[str]) -> None:
+    """Write the images of a split of a drawn set, and COCO-format annotations with keypoints of these names in any places."""
     import cv2
 
     images.mkdir()
     document: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": []}
     document["categories"].append({"id": 1, "name": "person", "keypoints": list(names), "skeleton": [[1, 2]]})
-    for index, source in enumerate(sorted((people / "images" / "train").iterdir())):
+    for index, source in enumerate(sorted((people / "images" / split).iterdir())):
         shutil.copy(source, images)
         height, width = cv2.imread(str(source)).shape[:2]
         document["images"].append({"id": index, "file_name": source.name, "height": height, "width": width, "crowdIndex": 0.1})
-        for row in (people / "labels" / "train" / f"{source.stem}.txt").read_text().splitlines():
+        for row in (people / "labels" / split / f"{source.stem}.txt").read_text().splitlines():
             _, cx, cy, w, h, *rest = map(float, row.split())
             keypoints = [v for x, y, seen in zip(rest[::3], rest[1::3], rest[2::3]) for v in (x * width, y * height, int(seen))]
             box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]

@@ -3,14 +3,12 @@
     python -m docs.figures            # writes docs/assets/*.png and *.jpg
 
 ``head`` is drawn from the layers of erpose-n; ``assignment`` shows what the assigner of training does on a photo of the ultralytics
-package, with the poses that erpose-n.pt finds there as labels; ``loss_shape`` is that of benchmarks.accuracy.loss_shape.
+package, with the poses that erpose-n.pt finds there as labels.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +24,6 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from ultralytics.utils import ASSETS
 
-from benchmarks import common
 from erpose_yolo import ERPose
 from erpose_yolo.data.skeletons import COCO_17
 from erpose_yolo.method.assigner import Candidates, alignment, one_to_many, one_to_one
@@ -213,21 +210,13 @@ def head(folder: Path) -> None:
     plt.close(figure)
 
 
-def loss_shape(folder: Path) -> None:
-    """The loss plot of the benchmarks."""
-    shutil.copy(common.RESULTS / "loss_shape.png", folder)
-
-
-FIGURES: tuple[Callable[[Path], None], ...] = (head, assignment, loss_shape)
-
-
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HOME, help="folder (docs/assets)")
     folder = parser.parse_args(words).out
     folder.mkdir(parents=True, exist_ok=True)
-    for figure in FIGURES:
-        figure(folder)
+    head(folder)
+    assignment(folder)
 
 
 if __name__ == "__main__":

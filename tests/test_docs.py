@@ -22,7 +22,6 @@ FOLDERS = {".": "*.md", "benchmarks": "*.md", "docs": "**/*.md", "examples": "**
 FOUND = (page.relative_to(ROOT) for folder, name in FOLDERS.items() for page in (ROOT / folder).glob(name))
 PAGES = sorted(page.as_posix() for page in FOUND if "node_modules" not in page.parts)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-OURS = "https://github.com/erpose-yolo/erpose-yolo/blob/main/"  # how pages of the site, and of PyPI, name files of the repository
 
 
 def prose(page: Path) -> str:
@@ -37,13 +36,13 @@ def anchors(page: Path) -> set[str]:
 
 
 def astray(page: Path) -> list[str]:
-    """Links of a page that lead nowhere in this repository; addresses of others are not followed."""
+    """Links of a page that lead nowhere in this repository; addresses in the web are not followed."""
     lost = []
     for link in LINK.findall(prose(page)):
-        if re.match(r"[a-z]+:", link) and not link.startswith(OURS):
+        if re.match(r"[a-z]+:", link):
             continue
-        path, _, anchor = link.removeprefix(OURS).partition("#")
-        target = (ROOT if link.startswith(OURS) else page.parent) / path if path else page
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
         if not target.exists() or (anchor and anchor not in anchors(target)):
             lost.append(link)
     return lost
@@ -56,9 +55,9 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_links_astray_are_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    links = f"[a](#one-two) [b](#three) [c](absent.png) [d](page.md#one-two) [e](https://x.org/y) [h]({OURS}LICENSE) [i]({OURS}j)"
+    links = "[a](#one-two) [b](#three) [c](absent.png) [d](page.md#one-two) [e](https://x.org/y)"
     page.write_text(f"# One, two\n{links}\n```\n[f](g)\n```\n", encoding="utf-8")
-    assert astray(page) == ["#three", "absent.png", f"{OURS}j"]
+    assert astray(page) == ["#three", "absent.png"]
 
 
 def test_both_pages_of_figures_are_read() -> None:
@@ -90,7 +89,8 @@ def test_each_setting_has_a_row_and_a_meaning() -> None:
 
 def test_pages_of_the_site_are_those_of_the_folder() -> None:
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    assert sorted(file for _, file in generated.pages(nav)) == sorted(file.name for file in (ROOT / "docs").glob("*.md"))
+    named, there = {file for _, file in generated.pages(nav)}, {file.name for file in (ROOT / "docs").glob("*.md")}
+    assert named == there, f"nav of mkdocs.yml and docs/ differ in {sorted(named ^ there)}"
 
 
 @pytest.mark.slow
@@ -102,6 +102,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "own-keypoints" / "index.html").is_file() and (tmp_path / "site" / "llms.txt").is_file()
     assert not list((tmp_path / "site").rglob("*.py"))
+    assert (tmp_path / "site" / "repository" / "examples" / "assets" / "photos.jpg").is_file()  # an image beside docs/
+    works = (tmp_path / "site" / "how-it-works" / "index.html").read_text(encoding="utf-8")
+    assert 'href="https://github.com/erpose-yolo/erpose-yolo/blob/main/examples/graft/README.md"' in works
     api = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     named = set(re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.M))
     assert named and not [name for name in named if f'id="{name}"' not in api]
@@ -111,7 +114,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 def test_figures_are_made(tmp_path: Path) -> None:
     figures.main(["--out", str(tmp_path)])
     made = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
-    assert set(made) == {"head.png", "assignment.jpg", "loss_shape.png"}
+    assert set(made) == {"head.png", "assignment.jpg"}
     assert all(20_000 < size < 300_000 for size in made.values()), made
 
 

@@ -93,9 +93,11 @@ def test_the_first_page_leads_somewhere_on_pypi(built: Path, repo: Path) -> None
     links = re.findall(r"\]\(([^)]+)\)", page)
     assert links and not [link for link in links if not link.startswith(("https://", "#"))]
     assert all(link.startswith("https://raw.") for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page))
-    here = re.sub(r"https://(raw\.githubusercontent|github)\.com/erpose-yolo/erpose-yolo/(main|blob/main)/", "", page)
-    original = (repo / "README.md").read_text(encoding="utf-8")
-    assert here.strip() == re.sub(r"https://github\.com/erpose-yolo/erpose-yolo/blob/main/", "", original).strip()
+    here, there = (
+        re.sub(r"https://(raw\.githubusercontent|github)\.com/erpose-yolo/erpose-yolo/(main|blob/main)/", "", text).strip()
+        for text in (page, (repo / "README.md").read_text(encoding="utf-8"))
+    )
+    assert here == there
 
 
 def test_sdist_holds_what_the_wheel_is_built_from(built: Path) -> None:

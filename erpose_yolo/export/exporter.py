@@ -48,14 +48,14 @@ from erpose_yolo.nn import HEAD
 _TURN = threading.RLock()  # of exports, which replace functions of other modules for their length
 
 
-def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
+def export(model: Any, run: Callable[..., str], layout: str | None = None, /, **kwargs: Any) -> str:
     """Export a model. Exports of several threads take turns, because parts of other packages are replaced meanwhile.
 
     Args:
         model: the ERPose object.
         run: the stock ``export`` method, bound to it.
+        layout: what the outputs hold, see formats.layout_of.
         **kwargs: its arguments, of which the stock command line passes ``model`` on, too. ``nms`` is ignored: there is none.
-            And ``layout``, what the outputs hold, see formats.layout_of.
 
     Returns:
         Path of the export. It is complete: a failed export leaves nothing, and what was there before stays.
@@ -69,7 +69,7 @@ def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
     quantize = QUANTIZE.get(str(quantize).lower(), quantize)
     _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if quantize in EIGHT_BIT else {}), f"format='{fmt}'")
     check_arguments("export", kwargs)
-    work = _Work(fmt, layout_of(fmt, kwargs.pop("layout", None)))
+    work = _Work(fmt, layout_of(fmt, layout))
     kwargs["nms"] = False
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
@@ -360,16 +360,14 @@ def maps_decoder(model: Any) -> MapsDecoder | None:
     """What decodes the outputs of a network; None for a checkpoint, or an export that gives rows.
 
     Args:
-        model: AutoBackend or module.
+        model: AutoBackend, a module, or an object with an export's metadata as attributes.
     """
     if getattr(model, "layout", None) != "maps":
         return None
-    about = {key: getattr(model, key) for key in ("maps", "strides", "margins", "confidence", "kpt_shape")}
+    about = {key: getattr(model, key) for key in ("maps", "strides", "margins", "confidence", "kpt_shape", "names")}
     about = {k: ast.literal_eval(v) if isinstance(v, str) and k != "confidence" else v for k, v in about.items()}  # text in ONNX
-    margins = torch.tensor(about["margins"])
-    return MapsDecoder(
-        about["maps"], about["strides"], margins, about["confidence"], about["kpt_shape"][1], len(model.names)
-    )
+    margins, columns, classes = torch.tensor(about["margins"]), about["kpt_shape"][1], len(about["names"])
+    return MapsDecoder(about["maps"], about["strides"], margins, about["confidence"], columns, classes)
 
 
 def full_precision(model: Any, path: str | Path) -> None:

@@ -228,9 +228,9 @@ class ERPose(YOLO):
         """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration).
 
         Args:
-            layout: what the file's outputs hold: "rows" of the best persons, sorted; raw "maps" of the head, decoded on the host; or
-                "cells", a row per cell of the grid. None is rows, or maps where the runtime has no TopK. Files of any layout
-                predict, validate and track alike (docs/export-layout.md).
+            layout: what the file's outputs hold: "rows" of the best persons, sorted; raw "maps" of the head, decoded on the
+                host; or "cells", a row per cell of the grid. None is rows, or maps where the runtime has no TopK. Files of any
+                layout predict, validate and track alike (docs/export-layout.md).
             **kwargs: as ``YOLO.export`` takes them.
 
         Raises:

@@ -9,7 +9,8 @@ Compared are erpose-n, erpose8-n and the stock nano models: YOLO26n-pose without
 A round runs every model with 0, 3 and 60 persons once, in random order; ratios are taken within a round. The time is processor
 time of one thread: the latency on a machine with nothing else to do, which other work on this one hardly disturbs. Timed are
 letterbox and normalisation (the same function for all), the network, and from its output to keypoints: ``select_persons`` for
-ours (in NCNN it decodes maps, and in the other runtimes with ``--layout maps``, too), Ultralytics' own ``non_max_suppression`` for the others, and its ``scale_boxes`` and ``scale_coords`` for all.
+ours, which decodes the maps of an NCNN export, Ultralytics' own ``non_max_suppression`` for the others, and its ``scale_boxes``
+and ``scale_coords`` for all.
 
 The weights are random, so the number of persons is set, not found. A fixed map of logits is added to the last score convolution
 of each model on the finest level: 60 persons on a lattice, three of them sure and 57 likely, and the threshold decides whether

@@ -120,7 +120,7 @@ class PoseBranch(nn.Module):
         for convs in zip(*(c for c in (self.keypoints, self.spread, self.refinement, self.box) if c is not None)):
             one = nn.Conv2d(convs[0].in_channels, sum(c.out_channels for c in convs), 1)
             one.weight.copy_(torch.cat([c.weight for c in convs]))
-            one.bias.copy_(torch.cat([c.bias for c in convs]))
+            one.bias = nn.Parameter(torch.cat([c.bias for c in convs]))
             merged.append(one.to(convs[0].weight))
         self.merged = nn.ModuleList(merged).requires_grad_(False)
 

@@ -109,7 +109,10 @@ def format_of(name: object) -> str:
     if key not in known:
         raise ValueError(f"There is no export format '{name}'.{suggestion(key, known)} The formats are {', '.join(known)}.")
     if key in REFUSED:
-        raise ValueError(f"ER-Pose cannot be exported to format='{key}': {REFUSED[key]}.")
+        raise ValueError(
+            f"ER-Pose cannot be exported to format='{key}': {REFUSED[key]}. A file of format='onnx', layout='maps' ends with plain "
+            "convolutions, for the vendor's own tools."
+        )
     return key
 
 

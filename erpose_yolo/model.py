@@ -224,11 +224,21 @@ class ERPose(YOLO):
         check_arguments("val", kwargs)
         return super().val(validator, **_resolved(kwargs))
 
-    def export(self, **kwargs: Any) -> str:
-        """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration)."""
+    def export(self, layout: str | None = None, **kwargs: Any) -> str:
+        """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration).
+
+        Args:
+            layout: what the file's outputs hold: "rows" of the best persons, sorted; raw "maps" of the head, decoded on the
+                host; or "cells", a row per cell of the grid. None is rows, or maps where the runtime has no TopK. Files of any
+                layout predict, validate and track alike (docs/export-layout.md).
+            **kwargs: as ``YOLO.export`` takes them.
+
+        Raises:
+            ValueError: a layout that the format cannot have.
+        """
         from erpose_yolo.export import exporter  # late: it imports what only exports need
 
-        return exporter.export(self, super().export, **_resolved(kwargs))
+        return exporter.export(self, super().export, layout, **_resolved(kwargs))
 
     def benchmark(self, data: str | None = None, format: str = "", verbose: bool | float = False, **kwargs: Any) -> Any:
         """Benchmark exports, with the data sets of this package known by name."""

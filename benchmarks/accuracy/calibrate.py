@@ -67,9 +67,9 @@ def measure(weights: str | Path, photos: Sequence[str], **options: Any) -> tuple
 
     def look(head: nn.Module, _: Any, output: Any) -> None:
         """Score and confidence of every cell of the pyramid."""
-        head.dense = True
+        head.layout = "cells"
         sorted_by = head.rows(output[1])[..., 4].double()
-        head.dense = False
+        head.layout = "rows"
         logit = output[1].one2one_scores.double().amax(1)
         some = logit > LEAST
         logits.append(logit[some].cpu().numpy())

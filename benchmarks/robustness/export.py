@@ -56,7 +56,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "axelera": [{}],
 }
 ARGUMENTS = dict(zip(export_formats()["Argument"], export_formats()["Arguments"], strict=True))
-METADATA = ("head", "names", "kpt_shape", "kpt_names", "skeleton", "sigmas", "strides", "rows", "layout", "units", "input", "imgsz")
+METADATA = ("head", "names", "kpt_shape", "kpt_names", "skeleton", "sigmas", "strides", "layout", "row", "units", "input", "imgsz")
 LABELS = {8: "int8", 16: "half"}
 
 
@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace, fmt: str, options: dict[str, Any], folder:
         path = Path(ERPose(weights).export(format=fmt, **kwargs))
         row |= {"exports": True, "seconds": round(time.perf_counter() - start, 1), "mb": round(size_mb(path), 2)}
         metadata = exporter.read_metadata(path)
-        row |= {"rows": metadata.get("rows", "?"), "metadata": [key for key in METADATA if not metadata.get(key)]}
+        row |= {"rows": metadata.get("layout", "?"), "metadata": [key for key in METADATA if not metadata.get(key)]}
         stage = "runs"
         if fmt in ("coreml", "coreai") and sys.platform != "darwin":
             row["error"] = "runs on a Mac only"

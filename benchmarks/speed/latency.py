@@ -8,8 +8,9 @@ Compared are erpose-n, erpose8-n and the stock nano models: YOLO26n-pose without
 
 A round runs every model with 0, 3 and 60 persons once, in random order; ratios are taken within a round. The time is processor
 time of one thread: the latency on a machine with nothing else to do, which other work on this one hardly disturbs. Timed are
-letterbox and normalisation (the same function for all), the network, and from rows to keypoints: ``select_rows`` for erpose-n,
-Ultralytics' own ``non_max_suppression`` for the others, and its ``scale_boxes`` and ``scale_coords`` for all.
+letterbox and normalisation (the same function for all), the network, and from its output to keypoints: ``select_persons`` for
+ours, which decodes the maps of an NCNN export, Ultralytics' own ``non_max_suppression`` for the others, and its ``scale_boxes``
+and ``scale_coords`` for all.
 
 The weights are random, so the number of persons is set, not found. A fixed map of logits is added to the last score convolution
 of each model on the finest level: 60 persons on a lattice, three of them sure and 57 likely, and the threshold decides whether
@@ -29,6 +30,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -43,7 +45,8 @@ from ultralytics.utils.ops import scale_boxes, scale_coords
 from benchmarks import common
 from erpose_yolo.data.synth.config import SynthConfig
 from erpose_yolo.data.synth.dataset import draw_image
-from erpose_yolo.method.decode import select_rows
+from erpose_yolo.export.exporter import maps_decoder, read_metadata
+from erpose_yolo.method.maps import select_persons
 
 OURS = ("erpose-n", "erpose8-n")
 MODELS: dict[str, dict[str, Any]] = {
@@ -56,6 +59,7 @@ MODELS: dict[str, dict[str, Any]] = {
 SURE, LIKELY, EMPTY = 4.0, 1.0, -6.0  # logits
 CONF = {0: 0.99, 3: 0.9, 60: 0.5}  # persons: the threshold that finds them
 IOU, MAX_DET = 0.7, 300  # Ultralytics' defaults
+Infer = Callable[[np.ndarray], list[np.ndarray]]  # (1, 3, size, size) to the outputs
 Times = dict[tuple[str, int], list[float]]  # model and persons: times, one per round
 
 
@@ -103,6 +107,8 @@ def simulate(head: Any, size: int) -> None:
         towers = [(head.one2one_score, 0)]
         for spread in head.deployed.spread:
             constant(spread, torch.tensor(-4.0))  # poses that are sure of themselves
+        for refinement in head.deployed.refinement:
+            nn.init.normal_(refinement.weight, 0, 0.01)  # exports leave out one that is still at zero
     else:
         towers = [(head.cv3, 1), (getattr(head, "one2one_cv3", None), 0)]
         sides = torch.zeros(4, head.reg_max)
@@ -166,26 +172,26 @@ class Letterbox:
         return self.blob
 
 
-def open_onnx(path: str) -> Callable[[np.ndarray], np.ndarray]:
+def open_onnx(path: str) -> Infer:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0]
+    return lambda x: list(session.run(None, {name: x}))
 
 
-def open_openvino(path: str) -> Callable[[np.ndarray], np.ndarray]:
+def open_openvino(path: str) -> Infer:
     import openvino
 
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(next(Path(path).glob("*.xml")), "CPU", settings)
     request = compiled.create_infer_request()
-    return lambda x: request.infer({0: x}, share_inputs=True, share_outputs=True)[0]
+    return lambda x: list(request.infer({0: x}, share_inputs=True, share_outputs=True).values())
 
 
-def open_ncnn(path: str) -> Callable[[np.ndarray], np.ndarray]:
+def open_ncnn(path: str) -> Infer:
     import ncnn
 
     net = ncnn.Net()
@@ -193,10 +199,10 @@ def open_ncnn(path: str) -> Callable[[np.ndarray], np.ndarray]:
     net.load_param(str(Path(path) / "model.ncnn.param"))
     net.load_model(str(Path(path) / "model.ncnn.bin"))
 
-    def infer(x: np.ndarray) -> np.ndarray:
+    def infer(x: np.ndarray) -> list[np.ndarray]:
         with net.create_extractor() as extractor:
             extractor.input("in0", ncnn.Mat(x[0]))
-            return np.array(extractor.extract("out0")[1])[None]
+            return [np.array(extractor.extract(name)[1])[None] for name in net.output_names()]
 
     return infer
 
@@ -207,10 +213,10 @@ TITLES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "NCNN"}
 
 
 def persons(
-    fit: Letterbox, infer: Callable[[np.ndarray], np.ndarray], select: Callable[..., list[Tensor]], image: np.ndarray, conf: float
+    fit: Letterbox, infer: Infer, select: Callable[..., list[Tensor]], image: np.ndarray, conf: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The whole pipeline: boxes and scores (n, 5) and keypoints (n, 17, 3) in pixels of the image."""
-    rows = select(torch.from_numpy(infer(fit(image))), conf)[0]
+    rows = select([torch.from_numpy(output) for output in infer(fit(image))], conf)[0]
     shape = (fit.size, fit.size)
     boxes = scale_boxes(shape, rows[:, :4], image.shape)
     keypoints = scale_coords(shape, rows[:, 6:].view(-1, 17, 3), image.shape)
@@ -219,10 +225,16 @@ def persons(
 
 def pipeline(runtime: str, name: str, path: str, size: int) -> Callable[[np.ndarray, float], int]:
     """A function from image and threshold to the number of persons found."""
-    select: Callable[..., list[Tensor]] = partial(select_rows, max_det=MAX_DET)
-    if name not in OURS:
-        end2end = MODELS[name].get("nms") is False
-        select = partial(non_max_suppression, iou_thres=IOU, nc=1, max_det=MAX_DET, end2end=end2end)
+    if name in OURS:
+        decoder = maps_decoder(SimpleNamespace(**read_metadata(path)))
+
+        def select(outputs: list[Tensor], conf: float) -> list[Tensor]:
+            return select_persons(outputs, decoder, conf, MAX_DET)
+    else:
+        nms = partial(non_max_suppression, iou_thres=IOU, nc=1, max_det=MAX_DET, end2end=MODELS[name].get("nms") is False)
+
+        def select(outputs: list[Tensor], conf: float) -> list[Tensor]:
+            return nms(outputs[0], conf)
     fit, infer = Letterbox(size), OPEN[runtime](path)
     return lambda image, conf: len(persons(fit, infer, select, image, conf)[1])
 

@@ -11,7 +11,8 @@ from ultralytics.utils import ops
 
 from erpose_yolo.data.drawing import PoseResults
 from erpose_yolo.data.skeletons import COCO_17, Limbs, limbs_ok
-from erpose_yolo.method.decode import HeadOutputs, select_rows
+from erpose_yolo.method.decode import HeadOutputs
+from erpose_yolo.method.maps import select_persons
 
 
 class ERPosePredictor(PosePredictor):
@@ -20,10 +21,12 @@ class ERPosePredictor(PosePredictor):
     def setup_model(self, model: Any, verbose: bool = True) -> None:
         """Open the network; an export computes in the precision that it was exported in."""
         super().setup_model(model, verbose)
+        self.decoder = None
         if hasattr(self.model, "units"):  # an export
-            from erpose_yolo.export.exporter import full_precision
+            from erpose_yolo.export.exporter import full_precision, maps_decoder
 
             full_precision(self.model, model or self.args.model)
+            self.decoder = maps_decoder(self.model)
         self.limbs = self._limbs()
 
     def _limbs(self) -> Limbs | None:
@@ -59,7 +62,7 @@ class ERPosePredictor(PosePredictor):
         """Turn network output into Results.
 
         Args:
-            preds: rows (B, R, 6 + K*D), alone or first in a tuple.
+            preds: rows (B, R, 6 + K*D), alone or first in a tuple; or maps of an export (method.maps).
             img: (B, 3, H, W) network input.
             orig_imgs: original images, a list of arrays or a tensor.
             **kwargs: what other predictors take (an IoU threshold, say); there is no NMS to use it.
@@ -74,8 +77,7 @@ class ERPosePredictor(PosePredictor):
         Args:
             preds: see :meth:`postprocess`.
         """
-        rows = preds[0] if isinstance(preds, (list, tuple)) else preds
-        return select_rows(rows, self.args.conf, self.args.max_det, self.args.classes)
+        return select_persons(preds, self.decoder, self.args.conf, self.args.max_det, self.args.classes)
 
 
 def _scores_as_stock(head: Any, given: Any, output: tuple[Tensor, HeadOutputs]) -> tuple[Tensor, dict[str, Any]]:

@@ -14,7 +14,7 @@ from erpose_yolo import catalog
 from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
 from erpose_yolo.data.drawing import plot_skeletons
 from erpose_yolo.data.skeletons import limbs_of
-from erpose_yolo.method.decode import select_rows
+from erpose_yolo.method.maps import select_persons
 from erpose_yolo.metrics.exact import ExactPose
 
 
@@ -49,10 +49,12 @@ class ERPoseValidator(ExactPose, PoseValidator):
             )
         super().init_metrics(model)
         self.network = model
+        self.decoder = None
         if hasattr(model, "units"):  # an export
-            from erpose_yolo.export.exporter import full_precision
+            from erpose_yolo.export.exporter import full_precision, maps_decoder
 
             full_precision(model, self.args.model)
+            self.decoder = maps_decoder(model)
 
     def build_dataset(self, img_path: str, mode: str = "val", batch: int | None = None) -> ERPoseDataset:
         """Data set of a split, see data.dataset.build_dataset."""
@@ -69,8 +71,7 @@ class ERPoseValidator(ExactPose, PoseValidator):
         return batch
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
-        """Rows to per-image predictions: threshold and sort only."""
-        rows = preds[0] if isinstance(preds, (list, tuple)) else preds
+        """Rows or maps to per-image predictions: threshold and sort only."""
         return [
             {
                 "bboxes": row[:, :4],
@@ -78,7 +79,7 @@ class ERPoseValidator(ExactPose, PoseValidator):
                 "cls": row[:, 5],
                 "keypoints": row[:, 6:].view(-1, *self.kpt_shape),
             }
-            for row in select_rows(rows, self.args.conf or 0.0, self.args.max_det)
+            for row in select_persons(preds, self.decoder, self.args.conf or 0.0, self.args.max_det)
         ]
 
     def plot_val_samples(self, batch: dict[str, Any], ni: int) -> None:

@@ -1,11 +1,12 @@
 """Export to every format of Ultralytics without NMS, with metadata that suffice without Python, in one step or not at all.
 
 The stock exporter does the work. It turns end-to-end models of formats without TopK into one-to-many models with NMS on the
-host; ours gives them the dense one-to-one rows instead, of which a threshold is all that is left to do.
+host; ours gives them the raw maps of the one-to-one head instead, of which the host decodes the few cells that pass (method.maps).
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import logging
@@ -30,34 +31,37 @@ from erpose_yolo.data.skeletons import COCO_17, keypoint_names, known_skeleton
 from erpose_yolo.export.formats import (
     CONVERTERS,
     EIGHT_BIT,
-    LAYOUTS,
-    NO_TOPK,
     QUANTIZE,
     QUANTIZERS,
+    ROWS,
     RUNTIMES,
     _need,
     format_of,
+    layout_of,
 )
 from erpose_yolo.export.quantize import float_pose
+from erpose_yolo.method.decode import OFFSET_CELLS
+from erpose_yolo.method.maps import MapsDecoder
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
 
 _TURN = threading.RLock()  # of exports, which replace functions of other modules for their length
 
 
-def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
+def export(model: Any, run: Callable[..., str], layout: str | None = None, /, **kwargs: Any) -> str:
     """Export a model. Exports of several threads take turns, because parts of other packages are replaced meanwhile.
 
     Args:
         model: the ERPose object.
         run: the stock ``export`` method, bound to it.
+        layout: what the outputs hold, see formats.layout_of.
         **kwargs: its arguments, of which the stock command line passes ``model`` on, too. ``nms`` is ignored: there is none.
 
     Returns:
         Path of the export. It is complete: a failed export leaves nothing, and what was there before stays.
 
     Raises:
-        ValueError: unknown format, or one that cannot hold this model.
+        ValueError: unknown format or layout, or a format that cannot hold this model.
         ModuleNotFoundError: a converter is not installed; the message names the pip package.
     """
     fmt = format_of(kwargs.get("format") or model.overrides.get("format") or "torchscript")
@@ -65,8 +69,8 @@ def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
     quantize = QUANTIZE.get(str(quantize).lower(), quantize)
     _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if quantize in EIGHT_BIT else {}), f"format='{fmt}'")
     check_arguments("export", kwargs)
+    work = _Work(fmt, layout_of(fmt, layout))
     kwargs["nms"] = False
-    work = _Work(fmt)
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
@@ -114,14 +118,14 @@ def paddle_sampling(fmt: str) -> Iterator[None]:
 class _Work:
     """An export in a folder of its own beside the final place, so that it can be moved there in one step."""
 
-    def __init__(self, fmt: str) -> None:
-        self.fmt = fmt
+    def __init__(self, fmt: str, layout: str) -> None:
+        self.fmt, self.layout = fmt, layout
         self.folder: Path | None = None
         self.final = Path()
 
     def start(self, exporter: Any) -> None:
         """Callback ``on_export_start``: the stock exporter's copy of the model is ready and nothing is written yet."""
-        prepare(exporter, self.fmt)
+        prepare(exporter, self.fmt, self.layout)
         shipped = catalog.cfg_root() / "weights"  # of an installation: the user's folder is where they are worked with
         self.final = Path.cwd() if exporter.file.parent.resolve() == shipped.resolve() else exporter.file.parent
         self.final.mkdir(parents=True, exist_ok=True)
@@ -189,15 +193,18 @@ def _list_files(folder: Path) -> None:
         YAML.save(sidecar, {**YAML.load(sidecar), "files": files})
 
 
-def prepare(exporter: Any, fmt: str) -> None:
+def prepare(exporter: Any, fmt: str, layout: str) -> None:
     """Fit the exporter's own copy of the model to the format, and complete the metadata.
 
     Args:
         exporter: stock Exporter, its ``model``, ``im`` and ``metadata`` set.
         fmt: format.
+        layout: see formats.layout_of.
     """
     head: Any = exporter.model.model[-1]
-    head.dense = fmt in NO_TOPK
+    head.layout = layout
+    if layout == "maps":
+        head.deployed.merge()
     shares = fmt == "edgetpu"
     if shares:
         if head.kpt_shape[1] != 3:
@@ -208,11 +215,7 @@ def prepare(exporter: Any, fmt: str) -> None:
         head.per_keypoint_sampling = True
     if fmt == "qnn":  # onnxruntime's shape inference, a step of this route, cannot read ReduceMax of later opsets
         exporter.args.opset = exporter.args.opset or 17
-    if head.dense:
-        height, width = exporter.imgsz
-        cells = sum(int(height / s) * int(width / s) for s in head.stride.tolist())
-        exporter.output_shape = (exporter.im.shape[0], cells, exporter.output_shape[-1])
-    exporter.metadata.update(describe(exporter.model, head, dense=head.dense, shares=shares))
+    exporter.metadata.update(describe(exporter.model, head, shares=shares))
     head.stride = tuple(head.stride.tolist())  # torch.export refuses to read numbers from tensors
 
 
@@ -233,14 +236,15 @@ class Shares:
         return rows * self.scale.to(rows)
 
 
-def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -> dict[str, Any]:
+def describe(model: Any, head: Any, shares: bool = False) -> dict[str, Any]:
     """What a program without this package must know of an export, besides the stock metadata.
 
     Returns:
         head, end2end, kpt_names (per class, as ultralytics writes it; numbered where nobody named them), skeleton (pairs of
-        keypoint indices, empty where unknown), sigmas, strides (``stride`` is the largest), rows ("dense": a row per cell,
-        unsorted; "topk": sorted), layout (of a row), units (of its coordinates) and input (what the network was trained to
-        see). Numbers, strings, lists and dictionaries only.
+        keypoint indices, empty where unknown), sigmas, strides (``stride`` is the largest), layout ("rows" of the best cells,
+        sorted; "cells", a row per cell; "maps", see method.maps), row (its columns), units (of its coordinates) and input (what
+        the network was trained to see). For maps also maps (channels of each part of a pose map), offset_cells, margins (of
+        derived boxes) and confidence. Numbers, strings, lists and dictionaries only.
     """
     keypoints, values = head.kpt_shape
     given = getattr(model, "kpt_names", None)
@@ -251,6 +255,12 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
     per_class = given if isinstance(given, dict) else dict.fromkeys(range(head.nc), names)
     limbs = getattr(model, "skeleton", None) or (known.limbs if known else ())
     sigmas = sigmas_for(keypoints, getattr(model, "kpt_oks_sigmas", None)).tolist()
+    maps = {
+        "maps": head.deployed.channels,
+        "offset_cells": OFFSET_CELLS,
+        "margins": head.margins.tolist(),
+        "confidence": head.confidence,
+    }
     return {
         "head": HEAD,
         "end2end": True,  # in the sense of ultralytics' backends: rows are final, neither to be decoded nor suppressed
@@ -258,10 +268,11 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
         "skeleton": [[int(a), int(b)] for a, b in limbs],
         "sigmas": [round(float(s), 6) for s in sigmas],
         "strides": [int(s) for s in head.stride.tolist()],
-        "rows": "dense" if dense else "topk",
-        "layout": LAYOUTS[values],
+        "layout": head.layout,
+        "row": ROWS[values],
         "units": "shares of the input's width and height" if shares else "pixels of the input",
         "input": {"colour": "RGB", "range": [0, 1], "order": "BCHW", "resize": "letterbox", "padding": 114},
+        **(maps if head.layout == "maps" else {}),
     }
 
 
@@ -343,6 +354,20 @@ def check_input(shape: tuple[int, ...], model: Any) -> None:
             f"Input of {shape[-2]} x {shape[-1]} px, but the file was exported for {height} x {width} px only. Resize it, or "
             f"export with imgsz={shape[-2]},{shape[-1]} or with dynamic=True."
         )
+
+
+def maps_decoder(model: Any) -> MapsDecoder | None:
+    """What decodes the outputs of a network; None for a checkpoint, or an export that gives rows.
+
+    Args:
+        model: AutoBackend, a module, or an object with an export's metadata as attributes.
+    """
+    if getattr(model, "layout", None) != "maps":
+        return None
+    about = {key: getattr(model, key) for key in ("maps", "strides", "margins", "confidence", "kpt_shape", "names")}
+    about = {k: ast.literal_eval(v) if isinstance(v, str) and k != "confidence" else v for k, v in about.items()}  # text in ONNX
+    margins, columns, classes = torch.tensor(about["margins"]), about["kpt_shape"][1], len(about["names"])
+    return MapsDecoder(about["maps"], about["strides"], margins, about["confidence"], columns, classes)
 
 
 def full_precision(model: Any, path: str | Path) -> None:

@@ -10,12 +10,12 @@ from ultralytics.engine.exporter import export_formats
 
 from erpose_yolo.errors import suggestion
 
-LAYOUTS = {
+ROWS = {
     2: "x1 y1 x2 y2 score class (x y)*K",
     3: "x1 y1 x2 y2 score class (x y v)*K",
 }
 
-# Formats that get a row per cell, and why: the list of ultralytics' Exporter.__call__, which forces these to NMS
+# Formats that get no rows of the best cells, and why: the list of ultralytics' Exporter.__call__, which forces these to NMS
 NO_TOPK = {
     "ncnn": "ncnn has no TopK layer and no gather by computed indices",
     "rknn": "the NPU has no TopK",
@@ -24,6 +24,9 @@ NO_TOPK = {
     "edgetpu": "the Edge TPU has no TopK",
     "qnn": "the HTP has no TopK of floats",
 }
+
+# Their runtime in ultralytics takes three dimensions for rows, four for masks
+NO_MAPS = ("saved_model", "pb", "edgetpu")
 
 REFUSED = {
     "imx": "ultralytics builds box NMS into every pose model for the IMX500, and this model has no boxes to suppress",
@@ -106,8 +109,35 @@ def format_of(name: object) -> str:
     if key not in known:
         raise ValueError(f"There is no export format '{name}'.{suggestion(key, known)} The formats are {', '.join(known)}.")
     if key in REFUSED:
-        raise ValueError(f"ER-Pose cannot be exported to format='{key}': {REFUSED[key]}.")
+        raise ValueError(
+            f"ER-Pose cannot be exported to format='{key}': {REFUSED[key]}. A file of format='onnx', layout='maps' ends with plain "
+            "convolutions, for the vendor's own tools."
+        )
     return key
+
+
+def layout_of(fmt: str, name: str | None = None) -> str:
+    """Return the layout of an export, of its ``layout=`` argument or the first of those that the format can have.
+
+    Args:
+        fmt: format.
+        name: "rows" of the best cells, "cells", a row per cell, or "maps", raw maps that the host decodes (method.maps).
+
+    Raises:
+        ValueError: there is no such layout, or not in this format.
+    """
+    possible = ["rows", "cells", "maps"]
+    if fmt in NO_TOPK:
+        possible = ["maps", "cells"]
+    if fmt in NO_MAPS:
+        possible.remove("maps")
+    if name is None:
+        return possible[0]
+    if name in possible:
+        return name
+    reason = f": {NO_TOPK[fmt]}" if name == "rows" else ""
+    others = " or ".join(f"layout='{other}'" for other in possible)
+    raise ValueError(f"layout='{name}' cannot be had with format='{fmt}'{reason}. Give {others}.")
 
 
 def missing(wanted: dict[str, str]) -> list[str]:

@@ -6,7 +6,7 @@ Units: anchors are cell centres in cells of their own level; everything decoded 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -129,7 +129,7 @@ def confidence(scores: Tensor, quality: Tensor) -> Tensor:
 
 
 def assemble_rows(boxes: Tensor, scores: Tensor, keypoints: Tensor, visibility: Tensor | None) -> Tensor:
-    """Dense rows in the layout that the top-k step and NMS-free exports share.
+    """Rows in the layout of the stock end-to-end pose head.
 
     Args:
         boxes: (B, 4, A) corners in pixels.
@@ -144,11 +144,11 @@ def assemble_rows(boxes: Tensor, scores: Tensor, keypoints: Tensor, visibility: 
     return torch.cat((boxes, scores, points.flatten(1, 2)), 1)
 
 
-def select_rows(rows: Tensor, conf: float, max_det: int, classes: int | Sequence[int] | None = None) -> list[Tensor]:
+def select_rows(rows: Iterable[Tensor], conf: float, max_det: int, classes: int | Sequence[int] | None = None) -> list[Tensor]:
     """Persons of each image: a threshold and a sort. There is no NMS: the scores are one-to-one.
 
     Args:
-        rows: (B, R, 6 + K*D) ``x1 y1 x2 y2 score class keypoints``, sorted (top-k graphs) or not (dense graphs).
+        rows: (B, R, 6 + K*D) ``x1 y1 x2 y2 score class keypoints``, or a tensor per image; sorted or not.
         conf: least score.
         max_det: most rows per image.
         classes: class index or indices to keep, None for all.

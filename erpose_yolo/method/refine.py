@@ -55,7 +55,11 @@ def sample_maps(refinement: Tensor, points: Tensor, per_keypoint_sampling: bool 
 
 
 def refine_keypoints(
-    keypoints: Tensor, refinements: Sequence[Tensor], strides: Sequence[float], per_keypoint_sampling: bool = False
+    keypoints: Tensor,
+    refinements: Sequence[Tensor],
+    strides: Sequence[float],
+    per_keypoint_sampling: bool = False,
+    counts: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Keypoints moved by what the maps of their cell's level say at the places where they are.
 
@@ -64,17 +68,18 @@ def refine_keypoints(
     learnt here through the poses that read them), and what is to be added to log b, the keypoint's spread.
 
     Args:
-        keypoints: (B, K, 2, A) pixels, all cells of all levels in a row.
+        keypoints: (B, K, 2, A) pixels, cells of all levels in a row.
         refinements: per level (B, 3K, H, W), x, y and log b of each keypoint in a row; x and y in units of OFFSET_CELLS cells.
         strides: pixels per cell of each level.
         per_keypoint_sampling: see :func:`sample_maps`.
+        counts: cells of each level that are there; None for all.
 
     Returns:
         keypoints (B, K, 2, A) in pixels, and (B, K, A) to be added to log b.
     """
     shifts, wider, first = [], [], 0
-    for refinement, s in zip(refinements, strides, strict=True):
-        last = first + refinement.shape[2] * refinement.shape[3]
+    for level, (refinement, s) in enumerate(zip(refinements, strides, strict=True)):
+        last = first + (refinement.shape[2] * refinement.shape[3] if counts is None else counts[level])
         found = sample_maps(refinement, keypoints[..., first:last] / s, per_keypoint_sampling)
         shifts.append(found[:, :, :2] * (s * OFFSET_CELLS))
         wider.append(found[:, :, 2])

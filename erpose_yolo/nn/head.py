@@ -13,23 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, DWConv, Pose
 
-from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
-from erpose_yolo.method.decode import (
-    HeadOutputs,
-    PoseOutputs,
-    assemble_rows,
-    confidence,
-    decode_keypoints,
-    expected_oks,
-    make_cells,
-)
+from erpose_yolo.method.boxes import default_margins
+from erpose_yolo.method.decode import HeadOutputs, PoseOutputs, make_cells
+from erpose_yolo.method.maps import pose_channels
 from erpose_yolo.method.refine import refine_best, refine_keypoints
+from erpose_yolo.method.rows import make_rows
 
 LOG_SPREAD_START = 1.0  # keypoints of an untrained head miss by about e tolerances
 
@@ -69,25 +64,6 @@ def _fill_bias(conv: nn.Conv2d, value: float) -> None:
     nn.init.constant_(conv.bias, value)
 
 
-def best_class(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Best score of each cell (B, 1, A) and its class (B, 1, A), in float, of operators that every converter knows.
-
-    ncnn lacks argmax and comparisons, x2paddle's floor and ncnn's remainder fail, and ONNX's floor of a quotient truncates.
-
-    Args:
-        scores: (B, C, A) in [0, 1].
-    """
-    last = scores.shape[1] - 1
-    if last == 0:
-        return scores, scores * 0
-    score = scores.amax(1, keepdim=True)
-    behind = score - scores  # exactly 0 for the best alone, in half types, too
-    for _ in range(3):
-        behind = (behind * 6e4).clamp(0, 1)  # 0 or 1: the least difference of two scores grows beyond 1
-    back = torch.arange(last, -1, -1, dtype=scores.dtype, device=scores.device)[:, None]
-    return score, last - ((1 - behind) * back).amax(1, keepdim=True)  # the first of equal ones
-
-
 class PoseBranch(nn.Module):
     """Keypoint regression on every level.
 
@@ -99,7 +75,12 @@ class PoseBranch(nn.Module):
         refine: refinement maps, see method.refine.refine_keypoints.
         boxes: a learned box beside each pose.
         heatmaps: keypoint heatmaps on the finest level.
+
+    Attributes:
+        merged: see :meth:`merge`.
     """
+
+    merged: nn.ModuleList
 
     def __init__(
         self,
@@ -120,6 +101,28 @@ class PoseBranch(nn.Module):
         self.spread = nn.ModuleList(nn.Conv2d(c, num_keypoints, 1) for _ in ch)
         self.refinement = nn.ModuleList(nn.Conv2d(c, 3 * num_keypoints, 1) for _ in ch) if refine else None
         self.heatmap = nn.ModuleList([nn.Conv2d(c, num_keypoints, 1)]) if heatmaps else None
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Channels of :meth:`maps`, as method.maps describes them."""
+        return pose_channels(self.num_keypoints, self.refinement is not None, self.box is not None)
+
+    def maps(self, x: list[Tensor]) -> list[Tensor]:
+        """Raw outputs of :meth:`merge`'s convolutions, one (B, P, H, W) map per level, finest first."""
+        return [conv(tower(level)) for conv, tower, level in zip(self.merged, self.tower, x)]
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Make one convolution of the output convolutions of each level, for exports of maps."""
+        if self.refinement is not None and not any(p.any() for p in self.refinement.parameters()):
+            self.refinement = None  # never trained (YOLO26-pose): it moves nothing
+        merged = []
+        for convs in zip(*(c for c in (self.keypoints, self.spread, self.refinement, self.box) if c is not None)):
+            one = nn.Conv2d(convs[0].in_channels, sum(c.out_channels for c in convs), 1)
+            one.weight.copy_(torch.cat([c.weight for c in convs]))
+            one.bias = nn.Parameter(torch.cat([c.bias for c in convs]))
+            merged.append(one.to(convs[0].weight))
+        self.merged = nn.ModuleList(merged).requires_grad_(False)
 
     def forward(self, x: list[Tensor]) -> tuple[PoseOutputs, Tensor | None]:
         """Raw outputs of (B, channels, H, W) features, finest first, and heatmap logits (B, K, A_h) where there are any."""
@@ -202,14 +205,15 @@ class ERPoseHead(Pose):
         confidence: what persons are sorted by and thresholds are compared with: "expected_oks", the score and the OKS that the
             spreads let expect (decode.confidence), or "score" alone. Checkpoints keep it; training starts from that of the weights.
         margins: (4, 3 + K) buffer, fitted to the training labels (method.boxes.fit_margins).
-        dense: leave top-k to the host and return a row per cell (runtimes without TopK).
+        layout: "rows" of the best cells; "cells", a row per cell, for runtimes without TopK; "maps", the raw outputs that
+            method.maps decodes on the host, of exports alone.
         per_keypoint_sampling: sample keypoints one after the other (runtimes without batches, method.refine.sample_maps).
         fused: what only training uses is gone.
         sizes: ``stride`` as numbers, once the head has run.
     """
 
     confidence = "expected_oks"
-    dense = False
+    layout = "rows"
     per_keypoint_sampling = False
     fused = False
     margins: Tensor
@@ -323,9 +327,14 @@ class ERPoseHead(Pose):
             x: feature maps, finest first, each (B, channels, H, W).
 
         Returns:
-            In training the raw HeadOutputs; in export the rows; otherwise (rows, HeadOutputs). Rows are
-            (B, max_det, 6 + K*D) sorted by score, or (B, A, 6 + K*D) with one row per cell where ``dense`` is set.
+            In training the raw HeadOutputs; in export the rows, or with the layout "maps" two maps per level (method.maps);
+            otherwise (rows, HeadOutputs). Rows are (B, max_det, 6 + K*D) sorted by score, or with the layout "cells"
+            (B, A, 6 + K*D), one row per cell.
         """
+        if self.layout == "maps" and self.export:
+            assert self.one2one_score is not None
+            scores = [tower(level) for tower, level in zip(self.one2one_score, x)]
+            return tuple(m for pair in zip(scores, self.deployed.maps(x)) for m in pair)
         raw = self.raw(x)
         if self.training:
             return raw
@@ -342,40 +351,26 @@ class ERPoseHead(Pose):
         assert pose is not None and scores is not None
         if not torch.compiler.is_compiling():  # torch.export cannot read a tensor, and takes what the call before it read
             self.sizes = [float(s) for s in self.stride]
-        sizes = self.sizes
-        centres, strides = make_cells(shapes, sizes, scores)
-        part = {"offsets": pose.offsets, "visibility": pose.visibility}
+        centres, strides = make_cells(shapes, self.sizes, scores)
+        part = {"offsets": pose.offsets, "visibility": pose.visibility, "scores": scores}
         if self.confidence == "expected_oks":
             part["log_spread"] = pose.log_spread
-        elif self.confidence != "score":
-            raise ValueError(f"confidence {self.confidence!r} of the head is neither 'expected_oks' nor 'score'.")
         if pose.box is not None:
             part["box"] = pose.box
-        part["scores"] = scores.sigmoid()
-        level = None
-        if not self.dense:
+        refine: partial[tuple[Tensor, Tensor]] | None = None
+        if self.layout == "rows":
             part, centres, strides, level = self._pick(part, centres, strides, shapes)
-        keypoints = decode_keypoints(part["offsets"], centres, strides)
-        if pose.refinement is not None:
-            if level is None:
-                keypoints, wider = refine_keypoints(keypoints, pose.refinement, sizes, self.per_keypoint_sampling)
-            else:
-                keypoints, wider = refine_best(keypoints, pose.refinement, sizes, level)
-            if "log_spread" in part:
-                part["log_spread"] = part["log_spread"] + wider
-        visibility = part["visibility"].sigmoid()
-        if "box" in part:
-            boxes = decode_boxes(part["box"], centres, strides)
-        else:
-            boxes = derive_boxes(keypoints, visibility, self.margins)
-        score, category = best_class(part["scores"])  # one cell is one person, whatever the number of classes
-        if "log_spread" in part:
-            score = confidence(score, expected_oks(part["log_spread"], visibility))
-        best = torch.cat((score, category), 1)
-        table = assemble_rows(boxes, best, keypoints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
-        if self.dense:
+            if pose.refinement is not None:
+                refine = partial(refine_best, refinements=pose.refinement, strides=self.sizes, level=level)
+        elif pose.refinement is not None:
+            sampling = self.per_keypoint_sampling
+            refine = partial(
+                refine_keypoints, refinements=pose.refinement, strides=self.sizes, per_keypoint_sampling=sampling
+            )
+        table = make_rows(part, centres, strides, refine, self.margins, self.confidence, self.kpt_shape[1]).transpose(1, 2)
+        if self.layout != "rows":
             return table
-        order = self.get_topk_index(score.transpose(1, 2), self.max_det)[2]
+        order = self.get_topk_index(table[..., 4:5], self.max_det)[2]
         return table.gather(1, order[..., None].expand(-1, -1, table.shape[2]))
 
     def _pick(

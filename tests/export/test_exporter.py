@@ -6,12 +6,14 @@ import ast
 import json
 import logging
 import re
+import shutil
 import sys
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import cv2
@@ -22,11 +24,12 @@ import torch.nn.functional as F
 from ultralytics import YOLO
 from ultralytics.utils import ASSETS, LOGGER
 
+from erpose_yolo import catalog
 from erpose_yolo.export import exporter, formats, quantize
 from erpose_yolo.model import ERPose
 
 SIZE = 96
-DENSE = ("ncnn", "executorch", "paddle")
+MAPS = ("ncnn", "executorch", "paddle")
 NEEDS = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"], "litert": ["litert_torch"],
          "executorch": ["executorch"], "paddle": ["paddle", "x2paddle"], "saved_model": ["tensorflow", "onnx2tf"]}  # fmt: skip
 
@@ -112,8 +115,72 @@ def test_other_runtimes_give_same_persons(fmt: str, checkpoint: Path, monkeypatc
     if fmt == "saved_model":  # onnx2tf compares tensors on sample images, and would download them
         np.save("calibration_image_sample_data_20x128x128x3_float32.npy", np.random.rand(20, 128, 128, 3).astype(np.float32))
     path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
-    assert exporter.read_metadata(path)["rows"] == ("dense" if fmt in DENSE else "topk")
+    assert exporter.read_metadata(path)["layout"] == ("maps" if fmt in MAPS else "rows")
     same(path, checkpoint)
+    if fmt == "ncnn":  # and for those who want rows in their app
+        path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE, layout="cells")
+        assert exporter.read_metadata(path)["layout"] == "cells"
+        same(path, checkpoint)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """The weights that ship; on trained maps rounding is not magnified as on random ones."""
+    return Path(shutil.copy(catalog.cfg_root() / "weights" / "erpose-n.pt", tmp_path / "trained.pt"))
+
+
+def people(path: Path | str, size: int | list[int]) -> list[torch.Tensor]:
+    """Boxes with scores, and keypoints, of the people on a photo, in its pixels; 4 of those are at most one of the input."""
+    image = cv2.imread(str(ASSETS / "bus.jpg"))
+    found = YOLO(path).predict(image, imgsz=size, rect=False, device="cpu", verbose=False)[0]
+    return [found.boxes.data, found.keypoints.data]
+
+
+@pytest.mark.parametrize(
+    "options", [{"dynamic": True}, {"batch": 2, "imgsz": [288, 352]}, {"quantize": 16}, {"format": "ncnn"}], ids=str
+)
+def test_the_host_decodes_maps(options: dict[str, Any], trained: Path) -> None:
+    """Files of maps give the people of the checkpoint; ONNX Runtime stands in for the runtimes that have no TopK."""
+    for module in {"ncnn": ["ncnn", "pnnx"]}.get(options.get("format", ""), ["onnxruntime"]):
+        pytest.importorskip(module)
+    options = {"format": "onnx", "imgsz": 288, **options}
+    path = ERPose(trained).export(layout="maps", **options)
+    assert exporter.read_metadata(path)["layout"] == "maps" and type(YOLO(path)) is ERPose
+    wanted, got = people(trained, options["imgsz"]), people(path, options["imgsz"])
+    assert len(wanted[0]) >= 3
+    for a, b in zip(wanted, got):
+        torch.testing.assert_close(b, a, rtol=0, atol=1.0 if "quantize" in options else 4e-3)
+
+
+def test_maps_in_track_and_val(trained: Path, tmp_path: Path) -> None:
+    """Both work as with the checkpoint; the labels are the checkpoint's own poses."""
+    pytest.importorskip("onnxruntime")
+    photo = ASSETS / "bus.jpg"
+    options: dict[str, Any] = {"imgsz": 288, "rect": False, "device": "cpu", "verbose": False}
+    found = ERPose(trained).predict(photo, **options)[0]
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / folder / "val").mkdir(parents=True)
+    shutil.copy(photo, tmp_path / "data/images/val")
+    keypoints = torch.cat((found.keypoints.xyn, torch.full((len(found), 17, 1), 2.0)), 2).flatten(1)
+    rows = torch.cat((torch.zeros(len(found), 1), found.boxes.xywhn, keypoints), 1).tolist()
+    text = "".join(" ".join(f"{value:.6g}" for value in row) + "\n" for row in rows)
+    (tmp_path / "data/labels/val/bus.txt").write_text(text)
+    data = tmp_path / "data" / "data.yaml"
+    data.write_text(f"path: {data.parent}\ntrain: images/val\nval: images/val\nkpt_shape: [17, 3]\nnames: {{0: person}}\n")
+    model = ERPose(ERPose(trained).export(format="onnx", imgsz=288, layout="maps"))
+    assert model.track(photo, **options)[0].boxes.is_track
+    assert model.val(data=str(data), batch=1, plots=False, workers=0, **options).pose.map > 0.9
+
+
+def test_layouts_that_a_format_can_have() -> None:
+    assert [formats.layout_of(f) for f in ("onnx", "ncnn", "qnn", "edgetpu")] == ["rows", "maps", "maps", "cells"]
+    assert formats.layout_of("onnx", "maps") == "maps" and formats.layout_of("ncnn", "cells") == "cells"
+    with pytest.raises(ValueError, match="layout='rows' cannot be had with format='ncnn': ncnn has no TopK.*Give layout='maps' or"):
+        formats.layout_of("ncnn", "rows")
+    with pytest.raises(ValueError, match="layout='maps' cannot be had with format='edgetpu'. Give layout='cells'"):
+        formats.layout_of("edgetpu", "maps")
+    with pytest.raises(ValueError, match="layout='dense' cannot be had"):
+        formats.layout_of("onnx", "dense")
 
 
 def test_onnx_has_no_nms_and_metadata_suffice(checkpoint: Path) -> None:
@@ -126,7 +193,8 @@ def test_onnx_has_no_nms_and_metadata_suffice(checkpoint: Path) -> None:
     assert [a["padding_mode"].s for a in looks] == [b"zeros"]  # onnx2tf, the way to TensorFlow, knows no other padding
     info = {p.key: p.value for p in graph.metadata_props}
     assert info["head"] == "ERPoseHead" and info["end2end"] == "True"
-    assert info["rows"] == "topk" and info["layout"] == "x1 y1 x2 y2 score class (x y v)*K" and info["units"].startswith("pixels")
+    assert info["layout"] == "rows" and info["row"] == "x1 y1 x2 y2 score class (x y v)*K" and info["units"].startswith("pixels")
+    assert "margins" not in info
     assert json.loads(info["sigmas"]) == [0.05] * 17
     assert len(json.loads(info["skeleton"])) >= 16 and json.loads(info["strides"]) == [8, 16, 32]
     assert ast.literal_eval(info["kpt_names"])[0][0] == "nose"
@@ -199,25 +267,25 @@ class FakeExporter:
         self.imgsz, self.metadata, self.output_shape = [64, 96], {}, (1, 300, 57)
 
 
-def test_dense_rows_of_formats_without_topk(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_per_cell(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stock = FakeExporter(checkpoint)
     wanted = stock.model(stock.im)
-    dense = FakeExporter(checkpoint)
-    exporter.prepare(dense, "ncnn")
+    cells = FakeExporter(checkpoint)
+    exporter.prepare(cells, "ncnn", "cells")
     padding, look_up = set(), F.grid_sample
     monkeypatch.setattr(F, "grid_sample", lambda *a, **k: (padding.add(k["padding_mode"]), look_up(*a, **k))[1])
-    got = dense.model(stock.im)
+    got = cells.model(stock.im)
     assert padding == {"zeros"}  # the Edge TPU's route goes through onnx2tf, which knows no other
-    assert got.shape == dense.output_shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57)
-    assert dense.metadata["rows"] == "dense"
+    assert got.shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57)
+    assert cells.metadata["layout"] == "cells"
     for row in wanted[0, :20]:  # not by order: scores can be equal
         assert (got[0] - row).abs().amax(1).min() < 1e-3
 
 
 def test_edge_tpu_gets_shares(checkpoint: Path) -> None:
     pixels, shares = FakeExporter(checkpoint), FakeExporter(checkpoint)
-    exporter.prepare(pixels, "ncnn")
-    exporter.prepare(shares, "edgetpu")
+    exporter.prepare(pixels, "ncnn", "cells")
+    exporter.prepare(shares, "edgetpu", "cells")
     rows, wanted = shares.model(pixels.im), pixels.model(pixels.im)
     assert shares.metadata["units"].startswith("shares") and pixels.metadata["units"].startswith("pixels")
     for start in (0, 2, *range(6, 57, 3)):  # what ultralytics' runtime does with them
@@ -227,7 +295,7 @@ def test_edge_tpu_gets_shares(checkpoint: Path) -> None:
     two = FakeExporter(checkpoint)
     two.model.model[-1].kpt_shape = [17, 2]
     with pytest.raises(ValueError, match="three columns"):
-        exporter.prepare(two, "edgetpu")
+        exporter.prepare(two, "edgetpu", "cells")
 
 
 def test_files_of_a_folder_are_checked_by_size(tmp_path: Path) -> None:
@@ -280,7 +348,7 @@ def test_failed_export_keeps_the_good_file(checkpoint: Path, monkeypatch: pytest
         model.export(format="torchscript", imgsz=SIZE)
     assert good.read_bytes() == before
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["small.pt", "small.torchscript"]
-    assert model.model.model[-1].dense is False and not any(
+    assert model.model.model[-1].layout == "rows" and not any(
         isinstance(getattr(callback, "__self__", None), exporter._Work) for callback in model.callbacks["on_export_start"]
     )
 
@@ -424,7 +492,7 @@ def test_misleading_warning_is_kept_out(checkpoint: Path) -> None:
     handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
     LOGGER.addHandler(handler)
     try:
-        with exporter._Work("ncnn").quiet():
+        with exporter._Work("ncnn", "maps").quiet():
             LOGGER.warning("This export format does not support end2end models, disabling the end2end branch.")
             LOGGER.warning("other")
     finally:

@@ -118,7 +118,7 @@ def test_no_look_up_is_rounded_beyond_the_outermost_centres(size: int, monkeypat
 
 
 def test_all_look_ups_agree() -> None:
-    """All cells (dense exports), picked cells (rows) and pairs (loss) must be refined alike, in and outside the image."""
+    """All cells, picked cells (rows) and pairs (loss) must be refined alike, in and outside the image."""
     torch.manual_seed(0)
     centres, strides = make_cells(SHAPES, STRIDES, torch.zeros(1, dtype=torch.float64))
     flat = torch.randn(2, 3 * 5, centres.shape[1], dtype=torch.float64)

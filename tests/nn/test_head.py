@@ -13,7 +13,8 @@ from ultralytics.nn.modules import DFL
 
 from erpose_yolo.method.decode import HeadOutputs, decode_keypoints, make_cells, select_rows
 from erpose_yolo.method.refine import refine_keypoints
-from erpose_yolo.nn.head import LOG_SPREAD_START, ERPoseHead, best_class, tower_width
+from erpose_yolo.method.rows import best_class
+from erpose_yolo.nn.head import LOG_SPREAD_START, ERPoseHead, tower_width
 
 CH, STRIDES = (16, 24, 32), (8.0, 16.0, 32.0)
 
@@ -105,7 +106,7 @@ def test_more_cells_than_rows() -> None:
         nn.init.normal_(conv.weight, 0, 0.5)
     with torch.no_grad():
         rows, raw = head(x)
-    cell = rows_of(switch(head, dense=True), x)  # a row per cell, in their order
+    cell = rows_of(switch(head, layout="cells"), x)  # a row per cell, in their order
     for image in range(2):
         picked = cell[image][raw.one2one_scores[image, 0].topk(20).indices]
         wanted = picked[picked[:, 4].argsort(descending=True)]
@@ -154,20 +155,20 @@ def test_two_columns_have_no_visibility() -> None:
 
 
 @pytest.mark.parametrize("nc", [1, 3])
-def test_dense_rows_hold_the_same_people(nc: int) -> None:
+def test_cells_hold_the_same_people(nc: int) -> None:
     """Runtimes without TopK get a row per cell; threshold and sort on the host give the same people and classes."""
     head, x = make_head(nc), features()
     best = select_rows(rows_of(head, x), 0.0, 84)
-    dense = rows_of(switch(head, dense=True), x)
-    assert dense.shape == (2, 84, 57)
-    for a, b in zip(best, select_rows(dense, 0.0, 84)):
+    cells = rows_of(switch(head, layout="cells"), x)
+    assert cells.shape == (2, 84, 57)
+    for a, b in zip(best, select_rows(cells, 0.0, 84)):
         assert len(a.unique(dim=0)) == 84 and torch.allclose(a, b, rtol=1e-5, atol=1e-4)  # sums over other layouts
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_one_cell_is_one_person_whatever_its_classes(dense: bool) -> None:
+@pytest.mark.parametrize("layout", ["rows", "cells"])
+def test_one_cell_is_one_person_whatever_its_classes(layout: str) -> None:
     """Two classes that a cell finds equally likely are one person, not two; agnostic_nms has nothing to change."""
-    head, x = switch(make_head(nc=3), dense=dense), features()
+    head, x = switch(make_head(nc=3), layout=layout), features()
     for tower in head.one2one_score:
         tower[-1].weight.data[1:] = tower[-1].weight.data[:1] * torch.tensor([1.01, 0.99]).view(2, 1, 1, 1)
     with torch.no_grad():
@@ -218,10 +219,10 @@ def test_best_class_in_an_onnx_graph() -> None:
     assert torch.equal(found[:, 1], scores.argmax(1).float()) and torch.equal(found[:, 0], scores.amax(1))
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_torch_export_gives_the_same_rows(dense: bool) -> None:
+@pytest.mark.parametrize("layout", ["rows", "cells"])
+def test_torch_export_gives_the_same_rows(layout: str) -> None:
     """ExecuTorch and Core AI convert what torch.export makes of the head, after a first run as ultralytics does one."""
-    head, x = switch(make_head(nc=3), export=True, dense=dense), features(b=1)
+    head, x = switch(make_head(nc=3), export=True, layout=layout), features(b=1)
     with torch.no_grad():
         wanted = head(x)
         graph = torch.export.export(head, (x,)).module()

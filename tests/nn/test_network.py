@@ -39,7 +39,7 @@ def rows_of(model: nn.Module, x: Tensor) -> Tensor:
 
 def dense_rows_of(model: ERPoseModel, x: Tensor) -> Tensor:
     """A row per cell, so that two nearly equal scores of an untrained model cannot swap places."""
-    model.model[-1].dense = True
+    model.model[-1].layout = "cells"
     return rows_of(model, x)
 
 

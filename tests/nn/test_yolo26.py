@@ -60,7 +60,7 @@ def rows_of(model: nn.Module, x: Any) -> Tensor:
 def dense_rows_of(model: nn.Module, x: Tensor) -> Tensor:
     """A row per cell, so that equal scores cannot swap places."""
     model = copy.deepcopy(model).float().eval()
-    model.model[-1].dense = True
+    model.model[-1].layout = "cells"
     return rows_of(model, x)
 
 

@@ -59,18 +59,21 @@ MODES = {
              larger than imgsz: the tiles and the whole image are predicted and merged by OKS
   overlap    least share of a side that neighbouring tiles have in common (0.25): people smaller than that are whole in one
   batch      with slices: tiles at a time (8)
+  show_sigma True: error bars in the images, circles of two standard deviations around keypoints
+  save_sigma True: error bars at the end of the lines of save_txt=True, in pixels
   nms, iou   without effect: each person has one row""",
     ),
     "track": (
         "follow people in videos",
         "erpose track source=street.mp4 smooth=True",
         """  smooth     True, or frames per second: keypoints of each track go through a One-Euro filter
-  slices, overlap, batch   as for predict""",
+  slices, overlap, batch, show_sigma, save_sigma   as for predict""",
     ),
     "export": (
         "export a model, without NMS",
         "erpose export model=erpose-n.pt format=onnx",
         """  format     onnx, openvino, coreml, engine, litert, ncnn and more; ONNX needs pip install 'erpose-yolo[export]'
+  sigma      True: rows end with the error bar of each keypoint
   nms        without effect: no graph of ours contains it""",
     ),
     "benchmark": (
@@ -79,7 +82,13 @@ MODES = {
         "  data       a data YAML, or by name: {datasets}",
     ),
 }
-OURS = {"predict": {"slices", "overlap"}, "track": {"slices", "overlap", "smooth"}}  # arguments unknown to the stock command
+# Arguments unknown to the stock command
+OURS = {
+    "predict": {"slices", "overlap", "show_sigma", "save_sigma"},
+    "track": {"slices", "overlap", "show_sigma", "save_sigma", "smooth"},
+    "export": {"sigma"},
+}
+ALL_OURS = frozenset().union(*OURS.values())
 SPECIAL = ("checks", "settings", "cfg", "login", "logout", "copy-cfg", "solutions")  # stock commands without a model
 FLAGS = ("half", "int8", "end2end", "nms")  # the stock command takes these without a value, too
 HELP, VERSION = ("help", "--help", "-h"), ("version", "--version", "-V")
@@ -163,7 +172,7 @@ def _stock(arguments: list[str]) -> int:
         # In place, as Ultralytics keeps this very list. By the command's name it decides to save images.
         sys.argv[:] = ["yolo", *words]
         compat.install()  # imports what it patches
-        if any(word.partition("=")[0] in OURS["track"] for word in words):
+        if any(word.partition("=")[0] in ALL_OURS for word in words):
             _run_with_ours(words, files)
         else:
             with compat.converting():
@@ -186,12 +195,12 @@ def _complaint(word: str, words: list[str]) -> str:
         bare = {*MODES, *TASKS, *FLAGS, *(k for k, v in DEFAULT_CFG_DICT.items() if isinstance(v, bool))}
         if word in bare:
             return ""
-        if word in DEFAULT_CFG_DICT or word in OURS["track"]:
+        if word in DEFAULT_CFG_DICT or word in ALL_OURS:
             return f"'{word}' needs a value: {word}={DEFAULT_CFG_DICT.get(word, 640)}."
         return f"'{word}' is not a word of this command.{suggestion(word, [*COMMANDS, *SPECIAL, *bare])}"
     if not value:
         return f"'{key}=' has no value."
-    if key in OURS["track"]:
+    if key in ALL_OURS:
         modes = [mode for mode, keys in OURS.items() if key in keys]
         given = next((w for w in words if w in MODES), "predict")
         return "" if given in modes else f"{key}= goes with {' and '.join(modes)}, not with {given}."
@@ -202,7 +211,7 @@ def _complaint(word: str, words: list[str]) -> str:
 
 
 def _run_with_ours(words: Iterable[str], files: list[dict[str, Any]]) -> None:
-    """Run predict or track with arguments that the stock parser refuses; saving is the stock method's, as for ``yolo``.
+    """Run a mode with arguments that the stock parser refuses; saving is the stock method's, as for ``yolo``.
 
     Raises:
         TypeError: the model is not ours.
@@ -216,7 +225,7 @@ def _run_with_ours(words: Iterable[str], files: list[dict[str, Any]]) -> None:
         options |= file
     plain = [word.removeprefix("--").rstrip(",") for word in words]
     options |= dict(parse_key_value_pair(word) if "=" in word else (word, True) for word in plain)
-    mode = "track" if options.pop("track", False) or options.get("mode") == "track" else "predict"
+    mode = next((mode for mode in OURS if options.pop(mode, False) or options.get("mode") == mode), "predict")
     model = ERPose(options.pop("model"), task=options.pop("task", None))
     getattr(model, mode)(**{k: v for k, v in options.items() if k not in (*MODES, "pose", "mode", "cfg")})
 

@@ -14,8 +14,8 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
 
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
-from erpose_yolo.engine.predictor import ERPosePredictor
-from erpose_yolo.engine.slicing import TILES, SlicedPredictor, parse_sides, sliced_predictor
+from erpose_yolo.engine.predictor import ERPosePredictor, with_sigma
+from erpose_yolo.engine.slicing import TILES, parse_sides, sliced_predictor
 from erpose_yolo.engine.smoothing import TrackSmoother
 from erpose_yolo.engine.tracking import TRACKER, TrackWatch
 from erpose_yolo.engine.trainer import ERPoseTrainer
@@ -151,9 +151,11 @@ class ERPose(YOLO):
         predictor: Any = None,
         slices: int | str | Sequence[int] | None = None,
         overlap: float = 0.25,
+        show_sigma: bool = False,
+        save_sigma: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Predict, large images in slices if wanted.
+        """Predict, large images in slices if wanted. ``result.erpose.sigma`` holds the error bars of a result's keypoints.
 
         Args:
             source, stream, predictor, **kwargs: as ``YOLO.predict`` takes them.
@@ -161,6 +163,8 @@ class ERPose(YOLO):
                 tiles and the whole image are predicted and merged by OKS (slicing.py). ``imgsz`` is the network's input for
                 each of them, and ``batch`` the tiles at a time.
             overlap: least share of a side that neighbouring tiles have in common.
+            show_sigma: draw error bars (circles of two standard deviations) in images that are saved or shown.
+            save_sigma: write them to the text files of ``save_txt=True``.
 
         Returns:
             List of Results, with ``stream`` a generator of them.
@@ -176,8 +180,10 @@ class ERPose(YOLO):
             sides = parse_sides(slices, overlap)
             predictor = sliced_predictor(sides, float(overlap), int(kwargs.get("batch") or TILES))
             kwargs["batch"] = 1  # images at a time
-        elif predictor is None and isinstance(self.predictor, SlicedPredictor):
-            predictor = ERPosePredictor  # the stock method would keep the last one
+        elif predictor is None and isinstance(self.predictor, ERPosePredictor):
+            predictor = ERPosePredictor  # the stock method would keep the last one, slices and error bars included
+        if show_sigma or save_sigma:
+            predictor = with_sigma(predictor or ERPosePredictor, show_sigma, save_sigma)
         return super().predict(source, stream, predictor, **kwargs)
 
     def _warn_if_random(self) -> None:
@@ -224,11 +230,16 @@ class ERPose(YOLO):
         check_arguments("val", kwargs)
         return super().val(validator, **_resolved(kwargs))
 
-    def export(self, **kwargs: Any) -> str:
-        """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration)."""
+    def export(self, sigma: bool = False, **kwargs: Any) -> str:
+        """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration).
+
+        Args:
+            sigma: rows end with the error bar of each keypoint.
+            **kwargs: as ``YOLO.export`` takes them.
+        """
         from erpose_yolo.export import exporter  # late: it imports what only exports need
 
-        return exporter.export(self, super().export, **_resolved(kwargs))
+        return exporter.export(self, super().export, sigma, **_resolved(kwargs))
 
     def benchmark(self, data: str | None = None, format: str = "", verbose: bool | float = False, **kwargs: Any) -> Any:
         """Benchmark exports, with the data sets of this package known by name."""

@@ -35,22 +35,25 @@ from erpose_yolo.export.formats import (
     QUANTIZE,
     QUANTIZERS,
     RUNTIMES,
+    SIGMA_LAYOUT,
     _need,
     format_of,
 )
 from erpose_yolo.export.quantize import float_pose
+from erpose_yolo.method.errorbars import sigma_units
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
 
 _TURN = threading.RLock()  # of exports, which replace functions of other modules for their length
 
 
-def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
+def export(model: Any, run: Callable[..., str], sigma: bool = False, /, **kwargs: Any) -> str:
     """Export a model. Exports of several threads take turns, because parts of other packages are replaced meanwhile.
 
     Args:
         model: the ERPose object.
         run: the stock ``export`` method, bound to it.
+        sigma: rows end with the error bar of each keypoint (method.errorbars), in the units of the coordinates.
         **kwargs: its arguments, of which the stock command line passes ``model`` on, too. ``nms`` is ignored: there is none.
 
     Returns:
@@ -66,7 +69,7 @@ def export(model: Any, run: Callable[..., str], /, **kwargs: Any) -> str:
     _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if quantize in EIGHT_BIT else {}), f"format='{fmt}'")
     check_arguments("export", kwargs)
     kwargs["nms"] = False
-    work = _Work(fmt)
+    work = _Work(fmt, sigma)
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
@@ -114,14 +117,14 @@ def paddle_sampling(fmt: str) -> Iterator[None]:
 class _Work:
     """An export in a folder of its own beside the final place, so that it can be moved there in one step."""
 
-    def __init__(self, fmt: str) -> None:
-        self.fmt = fmt
+    def __init__(self, fmt: str, sigma: bool) -> None:
+        self.fmt, self.sigma = fmt, sigma
         self.folder: Path | None = None
         self.final = Path()
 
     def start(self, exporter: Any) -> None:
         """Callback ``on_export_start``: the stock exporter's copy of the model is ready and nothing is written yet."""
-        prepare(exporter, self.fmt)
+        prepare(exporter, self.fmt, self.sigma)
         shipped = catalog.cfg_root() / "weights"  # of an installation: the user's folder is where they are worked with
         self.final = Path.cwd() if exporter.file.parent.resolve() == shipped.resolve() else exporter.file.parent
         self.final.mkdir(parents=True, exist_ok=True)
@@ -189,16 +192,28 @@ def _list_files(folder: Path) -> None:
         YAML.save(sidecar, {**YAML.load(sidecar), "files": files})
 
 
-def prepare(exporter: Any, fmt: str) -> None:
+def prepare(exporter: Any, fmt: str, sigma: bool = False) -> None:
     """Fit the exporter's own copy of the model to the format, and complete the metadata.
 
     Args:
         exporter: stock Exporter, its ``model``, ``im`` and ``metadata`` set.
         fmt: format.
+        sigma: rows end with error bars.
+
+    Raises:
+        ValueError: a format or a network that cannot have what is asked for.
     """
     head: Any = exporter.model.model[-1]
     head.dense = fmt in NO_TOPK
     shares = fmt == "edgetpu"
+    if sigma:
+        if shares or not head.has_error_bars:
+            reason = "the Edge TPU has one 8-bit scale for all of a row" if shares else "the spreads of this model are not trained"
+            raise ValueError(f"sigma=True: {reason}. Export without it.")
+        oks_sigmas = sigmas_for(head.kpt_shape[0], getattr(exporter.model, "kpt_oks_sigmas", None))
+        head.sigma_units = sigma_units(oks_sigmas, head.spread_factors)
+        *shape, columns = exporter.output_shape
+        exporter.output_shape = (*shape, columns + head.kpt_shape[0])
     if shares:
         if head.kpt_shape[1] != 3:
             raise ValueError("ultralytics' Edge TPU runtime expects keypoints of three columns (kpt_shape: [K, 3]).")
@@ -259,7 +274,7 @@ def describe(model: Any, head: Any, dense: bool = False, shares: bool = False) -
         "sigmas": [round(float(s), 6) for s in sigmas],
         "strides": [int(s) for s in head.stride.tolist()],
         "rows": "dense" if dense else "topk",
-        "layout": LAYOUTS[values],
+        "layout": LAYOUTS[values] + (SIGMA_LAYOUT if head.sigma_units is not None else ""),
         "units": "shares of the input's width and height" if shares else "pixels of the input",
         "input": {"colour": "RGB", "range": [0, 1], "order": "BCHW", "resize": "letterbox", "padding": 114},
     }

@@ -29,6 +29,7 @@ from erpose_yolo.method.decode import (
     expected_oks,
     make_cells,
 )
+from erpose_yolo.method.errorbars import keypoint_sigma
 from erpose_yolo.method.refine import refine_best, refine_keypoints
 
 LOG_SPREAD_START = 1.0  # keypoints of an untrained head miss by about e tolerances
@@ -202,6 +203,8 @@ class ERPoseHead(Pose):
         confidence: what persons are sorted by and thresholds are compared with: "expected_oks", the score and the OKS that the
             spreads let expect (decode.confidence), or "score" alone. Checkpoints keep it; training starts from that of the weights.
         margins: (4, 3 + K) buffer, fitted to the training labels (method.boxes.fit_margins).
+        spread_factors: K factors of the error bars, fitted to labels (method.errorbars.fit_factors); None: as trained.
+        sigma_units: (K,) of method.errorbars.sigma_units; where they are set, rows end with the error bar of each keypoint.
         dense: leave top-k to the host and return a row per cell (runtimes without TopK).
         per_keypoint_sampling: sample keypoints one after the other (runtimes without batches, method.refine.sample_maps).
         fused: what only training uses is gone.
@@ -212,6 +215,8 @@ class ERPoseHead(Pose):
     dense = False
     per_keypoint_sampling = False
     fused = False
+    spread_factors: list[float] | None = None
+    sigma_units: Tensor | None = None
     margins: Tensor
     sizes: list[float]
 
@@ -263,6 +268,11 @@ class ERPoseHead(Pose):
     @agnostic_nms.setter
     def agnostic_nms(self, value: bool) -> None:
         pass
+
+    @property
+    def has_error_bars(self) -> bool:
+        """The spreads mean something: they are trained, or what they must be multiplied by has been fitted."""
+        return self.confidence == "expected_oks" or self.spread_factors is not None
 
     @property
     def deployed(self) -> PoseBranch:
@@ -333,7 +343,7 @@ class ERPoseHead(Pose):
         return rows if self.export else (rows, raw)
 
     def rows(self, raw: HeadOutputs) -> Tensor:
-        """Decode raw outputs to ``x1 y1 x2 y2 score class keypoints`` rows.
+        """Decode raw outputs to ``x1 y1 x2 y2 score class keypoints`` rows, with error bars at the end where ``sigma_units`` are set.
 
         Raises:
             ValueError: ``confidence`` is none of its two.
@@ -345,9 +355,9 @@ class ERPoseHead(Pose):
         sizes = self.sizes
         centres, strides = make_cells(shapes, sizes, scores)
         part = {"offsets": pose.offsets, "visibility": pose.visibility}
-        if self.confidence == "expected_oks":
+        if self.confidence == "expected_oks" or self.sigma_units is not None:
             part["log_spread"] = pose.log_spread
-        elif self.confidence != "score":
+        if self.confidence not in ("expected_oks", "score"):
             raise ValueError(f"confidence {self.confidence!r} of the head is neither 'expected_oks' nor 'score'.")
         if pose.box is not None:
             part["box"] = pose.box
@@ -369,10 +379,12 @@ class ERPoseHead(Pose):
         else:
             boxes = derive_boxes(keypoints, visibility, self.margins)
         score, category = best_class(part["scores"])  # one cell is one person, whatever the number of classes
-        if "log_spread" in part:
+        if self.confidence == "expected_oks":
             score = confidence(score, expected_oks(part["log_spread"], visibility))
         best = torch.cat((score, category), 1)
-        table = assemble_rows(boxes, best, keypoints, visibility if self.kpt_shape[1] == 3 else None).transpose(1, 2)
+        units = self.sigma_units
+        sigma = None if units is None else keypoint_sigma(part["log_spread"], boxes, units)
+        table = assemble_rows(boxes, best, keypoints, visibility if self.kpt_shape[1] == 3 else None, sigma).transpose(1, 2)
         if self.dense:
             return table
         order = self.get_topk_index(score.transpose(1, 2), self.max_det)[2]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import nn
 from ultralytics.models.yolo.model import YOLO
 from ultralytics.nn.tasks import PoseModel
 from ultralytics.trackers import register_tracker
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS, TQDM
 
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
@@ -21,6 +24,12 @@ from erpose_yolo.engine.tracking import TRACKER, TrackWatch
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.engine.validator import ERPoseValidator
 from erpose_yolo.export.safetensors import is_weights, load_weights, save_weights
+from erpose_yolo.method.errorbars import fit_factors
+from erpose_yolo.metrics.coco import exact_sigmas
+from erpose_yolo.metrics.errorbars import Errors, measure_errors
+from erpose_yolo.metrics.evaluate import read_labels
+from erpose_yolo.metrics.exact import load_annotations
+from erpose_yolo.metrics.truth import from_labels
 from erpose_yolo.nn.network import ERPoseModel, load_model_yaml
 from erpose_yolo.nn.yolo26 import advice, from_yolo26_pose, is_yolo26_pose
 
@@ -229,6 +238,50 @@ class ERPose(YOLO):
         """Validate, with the data sets of this package known by name."""
         check_arguments("val", kwargs)
         return super().val(validator, **_resolved(kwargs))
+
+    def calibrate(self, data: str, split: str = "val", images: int = 1000, **kwargs: Any) -> Errors:
+        """Fit what error bars are multiplied by, so that 49 and 86 % of the keypoints are within one and two of them.
+
+        :meth:`save` keeps the factors; training drops them. They are true of images like those that they were fitted on, so take
+        some that the model has not been trained on.
+
+        Args:
+            data: data YAML with labels.
+            split: val, train or test.
+            images: at most so many, at random.
+            **kwargs: as :meth:`predict` takes them.
+
+        Returns:
+            The errors that were fitted, in standard deviations without factors.
+
+        Raises:
+            ValueError: an export, which cannot be changed, or nobody found that is labelled.
+        """
+        if not isinstance(self.model, ERPoseModel):
+            raise ValueError(f"{self.model_name} is an export: calibrate its checkpoint, then export it again with sigma=True.")
+        head = self.model.model[-1]
+        before, head.spread_factors = head.spread_factors, [1.0] * head.kpt_shape[0]
+        try:
+            errors = self.measure_errors(data, split, images, **kwargs)
+            if not errors.labelled.any():
+                raise ValueError(f"No error bars to calibrate: none of the people labelled in {data} ({split}) were found.")
+            before = fit_factors(torch.from_numpy(errors.ratio), torch.from_numpy(errors.labelled)).tolist()
+        finally:
+            head.spread_factors, self.predictor = before, None  # which has a copy of the head
+        return errors
+
+    def measure_errors(self, data: str, split: str = "val", images: int | None = None, **kwargs: Any) -> Errors:
+        """Errors of keypoints on labelled images in standard deviations (metrics.errorbars); arguments as :meth:`calibrate`."""
+        with TemporaryDirectory() as folder:
+            labels, info = read_labels(str(catalog.resolve_data(data)), split, Path(folder), {})
+        if images is not None and images < len(labels):
+            labels = random.Random(0).sample(labels, images)
+        truth = load_annotations(info, split, labels) or from_labels(labels, info["names"])
+        sigmas = exact_sigmas(truth.keypoints.shape[1], info.get("kpt_oks_sigmas"))
+        self.predictor = None  # it may have a head without error bars
+        options = {"verbose": False, **kwargs, "save": False}
+        files = TQDM([label["im_file"] for label in labels], desc="Error bars")
+        return measure_errors((self.predict(file, **options)[0] for file in files), truth, sigmas)
 
     def export(self, sigma: bool = False, **kwargs: Any) -> str:
         """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration).

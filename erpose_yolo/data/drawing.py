@@ -130,9 +130,7 @@ class PoseResults(Results):
     show_sigma = save_sigma = False
 
     @classmethod
-    def of(
-        cls, result: Results, limbs: Sequence[tuple[int, int]] | None, sigma: torch.Tensor | None = None
-    ) -> PoseResults:
+    def of(cls, result: Results, limbs: Sequence[tuple[int, int]] | None, sigma: torch.Tensor | None = None) -> PoseResults:
         """Results with the content of others.
 
         Args:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, DWConv, Pose
 
-from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
+from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes, with_room
 from erpose_yolo.method.decode import (
     HeadOutputs,
     PoseOutputs,
@@ -343,7 +343,7 @@ class ERPoseHead(Pose):
         return rows if self.export else (rows, raw)
 
     def rows(self, raw: HeadOutputs) -> Tensor:
-        """Decode raw outputs to ``x1 y1 x2 y2 score class keypoints`` rows, with error bars at the end where ``sigma_units`` are set.
+        """Decode raw outputs to ``x1 y1 x2 y2 score class keypoints`` rows; error bars follow where ``sigma_units`` are set.
 
         Raises:
             ValueError: ``confidence`` is none of its two.
@@ -377,7 +377,7 @@ class ERPoseHead(Pose):
         if "box" in part:
             boxes = decode_boxes(part["box"], centres, strides)
         else:
-            boxes = derive_boxes(keypoints, visibility, self.margins)
+            boxes = derive_boxes(keypoints, visibility, with_room(self.margins))
         score, category = best_class(part["scores"])  # one cell is one person, whatever the number of classes
         if self.confidence == "expected_oks":
             score = confidence(score, expected_oks(part["log_spread"], visibility))

@@ -91,6 +91,7 @@ OURS = {
 ALL_OURS = frozenset().union(*OURS.values())
 SPECIAL = ("checks", "settings", "cfg", "login", "logout", "copy-cfg", "solutions")  # stock commands without a model
 FLAGS = ("half", "int8", "end2end", "nms")  # the stock command takes these without a value, too
+OUR_FLAGS = ("show_sigma", "save_sigma", "sigma")
 HELP, VERSION = ("help", "--help", "-h"), ("version", "--version", "-V")
 
 
@@ -192,7 +193,7 @@ def _complaint(word: str, words: list[str]) -> str:
     word = word.removeprefix("--").rstrip(",")  # the stock command forgives these
     key, equals, value = word.partition("=")
     if not equals:
-        bare = {*MODES, *TASKS, *FLAGS, *(k for k, v in DEFAULT_CFG_DICT.items() if isinstance(v, bool))}
+        bare = {*MODES, *TASKS, *FLAGS, *OUR_FLAGS, *(k for k, v in DEFAULT_CFG_DICT.items() if isinstance(v, bool))}
         if word in bare:
             return ""
         if word in DEFAULT_CFG_DICT or word in ALL_OURS:

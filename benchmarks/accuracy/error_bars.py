@@ -4,9 +4,9 @@
     python -m benchmarks.accuracy.error_bars judge --weights calibrated.pt --data coco-people.yaml
 
 ``fit`` is ``ERPose.calibrate`` on a sample of the training split, and writes the weights with their factors. ``judge`` counts how
-many labelled keypoints of the val split lie within one and two error bars, compares the OKS that error bars let expect with the true
-one, and draws the reliability of each keypoint: the share of its labels within z error bars against the share that the law of the
-loss says.
+many labelled keypoints of the val split lie within one and two error bars, compares the OKS that error bars let expect with the
+true one, and draws the reliability of each keypoint: the share of its labels within z error bars against the share that the law of
+the loss says.
 """
 
 from __future__ import annotations

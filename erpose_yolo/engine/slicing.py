@@ -130,14 +130,14 @@ class Poses:
         return Poses(*(torch.cat([getattr(p, name) for p in parts]) for name in Poses.__dataclass_fields__))
 
     @classmethod
-    def of(cls, result: PoseResults, view: View, grain: float) -> Poses:
+    def of(cls, result: Results, view: View, grain: float) -> Poses:
         """Poses of a tile's result, moved to their place in the image."""
         boxes, keypoints = result.boxes.data.cpu().float(), result.keypoints.data.cpu().float()
         if keypoints.shape[-1] == 2:
             keypoints = torch.cat((keypoints, torch.ones_like(keypoints[..., :1])), -1)
         shift = torch.tensor(view[:2], dtype=torch.float32)
         keypoints = torch.cat((keypoints[..., :2] + shift, keypoints[..., 2:]), -1)
-        n = len(boxes)
+        n, bars = len(boxes), getattr(result, "erpose", None)
         return cls(
             keypoints,
             boxes[:, :4] + shift.repeat(2),
@@ -145,7 +145,7 @@ class Poses:
             boxes[:, -1],
             torch.tensor(view, dtype=torch.float32).expand(n, 4),
             torch.full((n,), float(grain)),
-            torch.zeros((n, 0)) if result.erpose is None else result.erpose.data.cpu().float(),
+            torch.zeros((n, 0)) if bars is None else bars.data.cpu().float(),
         )
 
 
@@ -279,7 +279,7 @@ class SlicedPredictor(ERPosePredictor):
         self.views.append(1 + len(views))
         return Poses.join(found)
 
-    def detect(self, crops: list[np.ndarray], path: str, *args: Any, **kwargs: Any) -> tuple[list[PoseResults], int]:
+    def detect(self, crops: list[np.ndarray], path: str, *args: Any, **kwargs: Any) -> tuple[list[Results], int]:
         """Results of views, (H, W, 3) BGR each, in their pixels, and the long side of the network's input for them."""
         im = self.preprocess(crops)
         rows = self.select(super().inference(im, *args, **kwargs))

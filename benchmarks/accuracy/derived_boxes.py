@@ -19,7 +19,6 @@ import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from ultralytics.utils import TQDM
 
 from benchmarks import common
 from erpose_yolo import ERPose, catalog
-from erpose_yolo.method.boxes import ROOM, decode_boxes
+from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes, with_room
 from erpose_yolo.method.losses import ERPoseLoss, Side, Targets, box_overlap
 from erpose_yolo.method.oks import object_area, sigmas_for
 from erpose_yolo.metrics.coco import exact_sigmas
@@ -59,11 +58,22 @@ def predict(model: Any, labels: list[dict[str, Any]], truth: GroundTruth, **opti
     for label in TQDM(labels, desc="predict"):
         found = model.predict(label["im_file"], conf=LEAST, verbose=False, **options)[0].cpu().numpy()
         image = np.full(len(found), truth.find([label["im_file"]])[0])
-        rows.append((image, found.boxes.conf, found.keypoints.data.reshape(len(found), -1, 3), found.boxes.xyxy))
+        rows.append(
+            (image, found.boxes.conf, found.keypoints.data.reshape(len(found), truth.keypoints.shape[1], 3), found.boxes.xyxy)
+        )
     image, score, keypoints, box = (np.concatenate(column) for column in zip(*rows))
     box = np.concatenate((box[:, :2], box[:, 2:] - box[:, :2]), 1).astype(np.float64)
     whole = Predictions(image, np.zeros(len(image), np.int64), score, keypoints.astype(np.float64), box[:, 2:].prod(1))
     return whole, box
+
+
+def derived(found: Predictions, truth: GroundTruth, margins: Tensor) -> np.ndarray:
+    """Boxes (M, 4), left, top, width, height, that these margins give to the keypoints, clipped to the images."""
+    points = torch.from_numpy(found.keypoints).permute(1, 2, 0)[None]
+    box = derive_boxes(points[:, :, :2], points[:, :, 2], margins.double())[0].T.numpy()
+    most = np.array([(*size[::-1], *size[::-1]) for size in truth.sizes])[found.image]
+    box = box.clip(0, most)
+    return np.concatenate((box[:, :2], box[:, 2:] - box[:, :2]), 1)
 
 
 def judge(found: Predictions, box: np.ndarray, truth: GroundTruth, sigmas: np.ndarray) -> dict[str, float]:
@@ -219,17 +229,23 @@ def main() -> None:
     labels, truth, sigmas = labels_of(args.data, "val")
     rows: dict[str, dict[str, float]] = {}
 
-    def add(name: str, model: Any, **more: Any) -> None:
-        rows[name] = judge(*predict(model, labels, truth, **options, **more), truth, sigmas)
+    def add(name: str, found: Predictions, box: np.ndarray) -> None:
+        rows[name] = judge(found, box, truth, sigmas)
         print(name, rows[name], flush=True)
 
-    add("derived", ERPose(args.weights))
-    with mock.patch("erpose_yolo.method.boxes.ROOM", (0.0,) * len(ROOM)):
-        add("derived, no room", ERPose(args.weights))
+    model = ERPose(args.weights)
+    found, box = predict(model, labels, truth, **options)
+    add("derived", found, box)
+    add("derived, no room", found, derived(found, truth, model.model.model[-1].margins.float()))
+    # the conversion has the peer's scores and keypoints to the last bit, and default margins
+    found, box = predict(YOLO(args.peer), labels, truth, nms=False, **options)
+    margins = default_margins(truth.keypoints.shape[1])
+    add("derived from the peer", found, derived(found, truth, with_room(margins)))
+    add("derived from the peer, no room", found, derived(found, truth, margins))
+    add("the peer's own", found, box)
     train, *_ = labels_of(args.data, "train")
-    add("learned", learned_boxes(args.weights, train, args.photos, args.steps, **options))
-    add("derived from the peer", ERPose(args.peer))
-    add("the peer's own", YOLO(args.peer), nms=False)
+    learned = learned_boxes(args.weights, train, args.photos, args.steps, **options)
+    add("learned", *predict(learned, labels, truth, **options))
     about = {"weights": Path(args.weights).name, "peer": Path(args.peer).name, "imgsz": args.imgsz, "images": len(truth.ids)}
     common.save("derived-boxes", {"setup": about, "rows": rows}, table)
 

@@ -73,7 +73,8 @@ def test_results_keep_them(model: ERPose, image: np.ndarray) -> None:
     sigma = result.erpose.sigma
     assert torch.equal(result[1:3].erpose.sigma, sigma[1:3]) and torch.equal(result[2].erpose.sigma, sigma[2:3])
     assert torch.equal(result[torch.tensor([3, 0])].erpose.sigma, sigma[[3, 0]]) and len(result[:0].erpose) == 0
-    assert isinstance(result.numpy().erpose.sigma, np.ndarray) and result.to(dtype=torch.float64).erpose.sigma.dtype == torch.float64
+    assert isinstance(result.numpy().erpose.sigma, np.ndarray)
+    assert result.to(dtype=torch.float64).erpose.sigma.dtype == torch.float64
     assert torch.equal(result.cpu()[0].cpu().erpose.sigma, sigma[:1])
     covariance = result.erpose.covariance
     assert torch.allclose(covariance.diagonal(dim1=2, dim2=3), sigma[..., None].square().expand(-1, -1, 2))
@@ -84,8 +85,8 @@ def test_slices_and_tracks_keep_them(model: ERPose, image: np.ndarray) -> None:
     large = np.tile(image, (2, 2, 1))
     options = {**OPTIONS, "max_det": 30}
     found = model.predict(large, slices=64, overlap=0.0, **options)[0]
-    tiles = [model.predict(np.ascontiguousarray(large[y : y + 64, x : x + 64]), **options)[0] for y in (0, 64, 128) for x in range(0, 256, 64)]
-    known = torch.cat([tile.erpose.sigma for tile in [*tiles, model.predict(large, **options)[0]]])
+    views = [large, *(large[y : y + 64, x : x + 64] for y in (0, 64, 128) for x in range(0, 256, 64))]
+    known = torch.cat([model.predict(np.ascontiguousarray(view), **options)[0].erpose.sigma for view in views])
     assert len(found.erpose) == len(found) > 0 and isinstance(found, PoseResults)
     assert torch.cdist(found.erpose.sigma, known).amin(1).max() < 1e-2 * known.mean()
     tracked = model.track(image, tracker="bytetrack.yaml", **OPTIONS)[0]
@@ -99,7 +100,7 @@ def test_saved_and_tabulated(model: ERPose, image: np.ndarray, tmp_path: Path) -
     result.save_txt(bars, save_conf=True, save_sigma=True)
     result.save_txt(bars, save_conf=True, save_sigma=True)  # appends, as stock does
     lines = bars.read_text().splitlines()
-    assert len(lines) == 8 and [line.split()[:-17] for line in lines[:4]] == [line.split() for line in plain.read_text().splitlines()]
+    assert len(lines) == 8 and [line.split()[:-17] for line in lines] == 2 * [x.split() for x in plain.read_text().splitlines()]
     assert [float(x) for x in lines[1].split()[-17:]] == pytest.approx(numbers(result.erpose.sigma[1]), rel=1e-4)
     listed = json.loads(result.to_json(sigma=True))
     assert listed[2]["keypoints"]["sigma"] == pytest.approx(numbers(result.erpose.sigma[2]), abs=1e-4)
@@ -130,9 +131,11 @@ def test_none_without_trained_spreads(image: np.ndarray, tmp_path: Path) -> None
     head.confidence = "score"
     result = model.predict(image, **OPTIONS)[0]
     assert result.erpose is None and result[0].erpose is None
-    for ask in (lambda: result.plot(sigma=True), lambda: result.save_txt(tmp_path / "x.txt", save_sigma=True), lambda: result.to_df(sigma=True)):
+    for ask in (result.plot, result.to_df, result.summary):
         with pytest.raises(ValueError, match="no error bars"):
-            ask()
+            ask(sigma=True)
+    with pytest.raises(ValueError, match="no error bars"):
+        result.save_txt(tmp_path / "x.txt", save_sigma=True)
     head.spread_factors = [2.0] * 17  # fitted: then they mean something
     model.predictor = None
     twice = model.predict(image, **OPTIONS)[0].erpose.sigma
@@ -156,8 +159,8 @@ def test_factors_are_saved_and_old_files_open(tmp_path: Path, image: np.ndarray)
 def test_command_line(tmp_path: Path, image: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     make_model().save(tmp_path / "m.pt")
     cv2.imwrite(str(tmp_path / "a.png"), image)
-    words = ["predict", f"model={tmp_path / 'm.pt'}", f"source={tmp_path / 'a.png'}", "conf=1e-6", "max_det=4", "imgsz=64", "device=cpu"]
-    words += ["save_txt=True", f"project={tmp_path}", "exist_ok=True", "show_conf=False", "show_boxes=False"]
+    words = ["predict", f"model={tmp_path / 'm.pt'}", f"source={tmp_path / 'a.png'}", "conf=1e-6", "max_det=4", "imgsz=64"]
+    words += ["device=cpu", "save_txt=True", f"project={tmp_path}", "exist_ok=True", "show_conf=False", "show_boxes=False"]
     assert main([*words, "name=plain", "save=True"]) == 0
     assert main([*words, "name=bars", "save=True", "show_sigma", "save_sigma=True"]) == 0
     plain, bars = ((tmp_path / name / "labels" / "a.txt").read_text().split() for name in ("plain", "bars"))
@@ -227,8 +230,8 @@ def test_calibrate(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
             noise[file] = torch.tensor(rng.normal(0, 1, keypoints[..., :2].shape)).float()
         keypoints[..., :2] += noise[file]
         centre, side = rows[:, 1:3] * size, rows[:, 3:5] * size
-        boxes = torch.tensor(np.concatenate((centre - side / 2, centre + side / 2, np.ones((len(rows), 1)), np.zeros((len(rows), 1))), 1))
-        stock = Results(image, file, {0: "person"}, boxes=boxes.float(), keypoints=keypoints)
+        boxes = np.concatenate((centre - side / 2, centre + side / 2, np.tile([1.0, 0.0], (len(rows), 1))), 1)
+        stock = Results(image, file, {0: "person"}, boxes=torch.tensor(boxes).float(), keypoints=keypoints)
         return [PoseResults.of(stock, None, 0.5 * torch.tensor(head.spread_factors).expand(len(rows), -1))]
 
     monkeypatch.setattr(model, "predict", predict)

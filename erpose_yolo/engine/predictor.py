@@ -22,9 +22,11 @@ class ERPosePredictor(PosePredictor):
     """Stock pose predictor whose post-processing is a threshold, and whose Results have error bars.
 
     Attributes:
+        limbs: of the network's data set, as ``PoseResults`` takes them.
         show_sigma, save_sigma: error bars in the images and text files that are saved (``PoseResults``).
     """
 
+    limbs: Limbs | None = None
     show_sigma = save_sigma = False
 
     def setup_model(self, model: Any, verbose: bool = True) -> None:

@@ -174,7 +174,7 @@ def learned_boxes(weights: str, labels: list[dict[str, Any]], photos: int, steps
         loss.backward()
         optimizer.step()
         schedule.step()
-    print(f"box branch: {len(features):,} cells, 1 - GIoU {float(loss):.3f}")
+    print(f"box branch: {len(features):,} cells, 1 - GIoU {loss.item():.3f}")
     source.predictor = None
     return source
 

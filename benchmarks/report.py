@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import common
-from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, graft, slices, video
+from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, error_bars, graft, slices, video
 from benchmarks.robustness import crash, endurance, export
 from benchmarks.speed import convert, evaluate, import_cost, latency, memory, size, step
 
@@ -46,7 +46,16 @@ TOOLS: dict[str, tuple[str, ModuleType, str]] = {
     "evaluate": ("Exact evaluation", evaluate, ""),
     "convert": ("`erpose convert coco` of a set as large as COCO's", convert, ""),
     "import-cost": ("The autoload file", import_cost, ""),
-    "derived-boxes": ("Boxes derived from keypoints, against labelled ones", derived_boxes, " --data coco-mini/data.yaml"),
+    "derived-boxes": (
+        "Boxes derived from keypoints, learned ones and a peer's",
+        derived_boxes,
+        " --data coco-people.yaml --weights erpose-n.pt --peer yolo26n-pose.pt",
+    ),
+    "error-bars": (
+        "Error bars of keypoints, fitted on training photos",
+        error_bars,
+        " judge --data coco-people.yaml --weights calibrated.pt",
+    ),
 }
 
 

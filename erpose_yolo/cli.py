@@ -59,13 +59,15 @@ MODES = {
              larger than imgsz: the tiles and the whole image are predicted and merged by OKS
   overlap    least share of a side that neighbouring tiles have in common (0.25): people smaller than that are whole in one
   batch      with slices: tiles at a time (8)
+  show_sigma True: error bars in the images, circles of two standard deviations around keypoints
+  save_sigma True: error bars at the end of the lines of save_txt=True, in pixels
   nms, iou   without effect: each person has one row""",
     ),
     "track": (
         "follow people in videos",
         "erpose track source=street.mp4 smooth=True",
         """  smooth     True, or frames per second: keypoints of each track go through a One-Euro filter
-  slices, overlap, batch   as for predict""",
+  slices, overlap, batch, show_sigma, save_sigma   as for predict""",
     ),
     "export": (
         "export a model, without NMS",
@@ -73,6 +75,7 @@ MODES = {
         """  format     onnx, openvino, coreml, engine, litert, ncnn and more; ONNX needs pip install 'erpose-yolo[export]'
   layout     rows of the best persons (the default where the runtime has TopK), maps that the host decodes (the default where
              it has none), or cells, a row per cell of the grid: docs/export-layout.md
+  sigma      True: rows end with the error bar of each keypoint
   nms        without effect: no graph of ours contains it""",
     ),
     "benchmark": (
@@ -81,11 +84,16 @@ MODES = {
         "  data       a data YAML, or by name: {datasets}",
     ),
 }
-# arguments unknown to the stock command
-OURS = {"predict": {"slices", "overlap"}, "track": {"slices", "overlap", "smooth"}, "export": {"layout"}}
-OUR_WORDS = set[str]().union(*OURS.values())
+# Arguments unknown to the stock command
+OURS = {
+    "predict": {"slices", "overlap", "show_sigma", "save_sigma"},
+    "track": {"slices", "overlap", "show_sigma", "save_sigma", "smooth"},
+    "export": {"layout", "sigma"},
+}
+OUR_WORDS = frozenset().union(*OURS.values())
 SPECIAL = ("checks", "settings", "cfg", "login", "logout", "copy-cfg", "solutions")  # stock commands without a model
 FLAGS = ("half", "int8", "end2end", "nms")  # the stock command takes these without a value, too
+OUR_FLAGS = ("show_sigma", "save_sigma", "sigma")
 HELP, VERSION = ("help", "--help", "-h"), ("version", "--version", "-V")
 
 
@@ -187,7 +195,7 @@ def _complaint(word: str, words: list[str]) -> str:
     word = word.removeprefix("--").rstrip(",")  # the stock command forgives these
     key, equals, value = word.partition("=")
     if not equals:
-        bare = {*MODES, *TASKS, *FLAGS, *(k for k, v in DEFAULT_CFG_DICT.items() if isinstance(v, bool))}
+        bare = {*MODES, *TASKS, *FLAGS, *OUR_FLAGS, *(k for k, v in DEFAULT_CFG_DICT.items() if isinstance(v, bool))}
         if word in bare:
             return ""
         if word in DEFAULT_CFG_DICT or word in OUR_WORDS:

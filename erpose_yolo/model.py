@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import nn
 from ultralytics.models.yolo.model import YOLO
 from ultralytics.nn.tasks import PoseModel
 from ultralytics.trackers import register_tracker
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS, TQDM
 
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
-from erpose_yolo.engine.predictor import ERPosePredictor
-from erpose_yolo.engine.slicing import TILES, SlicedPredictor, parse_sides, sliced_predictor
+from erpose_yolo.engine.predictor import ERPosePredictor, with_sigma
+from erpose_yolo.engine.slicing import TILES, parse_sides, sliced_predictor
 from erpose_yolo.engine.smoothing import TrackSmoother
 from erpose_yolo.engine.tracking import TRACKER, TrackWatch
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.engine.validator import ERPoseValidator
 from erpose_yolo.export.safetensors import is_weights, load_weights, save_weights
+from erpose_yolo.method.errorbars import fit_factors
+from erpose_yolo.metrics.coco import exact_sigmas
+from erpose_yolo.metrics.errorbars import Errors, measure_errors
+from erpose_yolo.metrics.evaluate import read_labels
+from erpose_yolo.metrics.exact import load_annotations
+from erpose_yolo.metrics.truth import from_labels
 from erpose_yolo.nn.network import ERPoseModel, load_model_yaml
 from erpose_yolo.nn.yolo26 import advice, from_yolo26_pose, is_yolo26_pose
 
@@ -151,9 +160,11 @@ class ERPose(YOLO):
         predictor: Any = None,
         slices: int | str | Sequence[int] | None = None,
         overlap: float = 0.25,
+        show_sigma: bool = False,
+        save_sigma: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Predict, large images in slices if wanted.
+        """Predict, large images in slices if wanted. ``result.erpose.sigma`` holds the error bars of a result's keypoints.
 
         Args:
             source, stream, predictor, **kwargs: as ``YOLO.predict`` takes them.
@@ -161,6 +172,8 @@ class ERPose(YOLO):
                 tiles and the whole image are predicted and merged by OKS (slicing.py). ``imgsz`` is the network's input for
                 each of them, and ``batch`` the tiles at a time.
             overlap: least share of a side that neighbouring tiles have in common.
+            show_sigma: draw error bars (circles of two standard deviations) in images that are saved or shown.
+            save_sigma: write them to the text files of ``save_txt=True``.
 
         Returns:
             List of Results, with ``stream`` a generator of them.
@@ -176,8 +189,10 @@ class ERPose(YOLO):
             sides = parse_sides(slices, overlap)
             predictor = sliced_predictor(sides, float(overlap), int(kwargs.get("batch") or TILES))
             kwargs["batch"] = 1  # images at a time
-        elif predictor is None and isinstance(self.predictor, SlicedPredictor):
-            predictor = ERPosePredictor  # the stock method would keep the last one
+        elif predictor is None and isinstance(self.predictor, ERPosePredictor):
+            predictor = ERPosePredictor  # the stock method would keep the last one, slices and error bars included
+        if show_sigma or save_sigma:
+            predictor = with_sigma(predictor or ERPosePredictor, show_sigma, save_sigma)
         return super().predict(source, stream, predictor, **kwargs)
 
     def _warn_if_random(self) -> None:
@@ -224,13 +239,58 @@ class ERPose(YOLO):
         check_arguments("val", kwargs)
         return super().val(validator, **_resolved(kwargs))
 
-    def export(self, layout: str | None = None, **kwargs: Any) -> str:
+    def calibrate(self, data: str, split: str = "val", images: int = 1000, **kwargs: Any) -> Errors:
+        """Fit what error bars are multiplied by, so that 49 and 86 % of the keypoints are within one and two of them.
+
+        :meth:`save` keeps the factors; training drops them. They are true of images like those that they were fitted on, so take
+        some that the model has not been trained on.
+
+        Args:
+            data: data YAML with labels.
+            split: val, train or test.
+            images: at most so many, at random.
+            **kwargs: as :meth:`predict` takes them.
+
+        Returns:
+            The errors that were fitted, in standard deviations without factors.
+
+        Raises:
+            ValueError: an export, which cannot be changed, or nobody found that is labelled.
+        """
+        if not isinstance(self.model, ERPoseModel):
+            raise ValueError(f"{self.model_name} is an export: calibrate its checkpoint, then export it again with sigma=True.")
+        head = self.model.model[-1]
+        before, head.spread_factors = head.spread_factors, [1.0] * head.kpt_shape[0]
+        try:
+            errors = self.measure_errors(data, split, images, **kwargs)
+            if not errors.labelled.any():
+                raise ValueError(f"No error bars to calibrate: none of the people labelled in {data} ({split}) were found.")
+            before = fit_factors(torch.from_numpy(errors.ratio), torch.from_numpy(errors.labelled)).tolist()
+        finally:
+            head.spread_factors, self.predictor = before, None  # which has a copy of the head
+        return errors
+
+    def measure_errors(self, data: str, split: str = "val", images: int | None = None, **kwargs: Any) -> Errors:
+        """Errors of keypoints on labelled images in standard deviations (metrics.errorbars); arguments as :meth:`calibrate`."""
+        with TemporaryDirectory() as folder:
+            labels, info = read_labels(str(catalog.resolve_data(data)), split, Path(folder), {})
+        if images is not None and images < len(labels):
+            labels = random.Random(0).sample(labels, images)
+        truth = load_annotations(info, split, labels) or from_labels(labels, info["names"])
+        sigmas = exact_sigmas(truth.keypoints.shape[1], info.get("kpt_oks_sigmas"))
+        self.predictor = None  # it may have a head without error bars
+        options = {"verbose": False, **kwargs, "save": False}
+        files = TQDM([label["im_file"] for label in labels], desc="Error bars")
+        return measure_errors((self.predict(file, **options)[0] for file in files), truth, sigmas)
+
+    def export(self, layout: str | None = None, sigma: bool = False, **kwargs: Any) -> str:
         """Export without NMS, see exporter.export; data sets of this package are known by name (int8 calibration).
 
         Args:
             layout: what the file's outputs hold: "rows" of the best persons, sorted; raw "maps" of the head, decoded on the
                 host; or "cells", a row per cell of the grid. None is rows, or maps where the runtime has no TopK. Files of any
                 layout predict, validate and track alike (docs/export-layout.md).
+            sigma: rows end with the error bar of each keypoint; maps always allow them.
             **kwargs: as ``YOLO.export`` takes them.
 
         Raises:
@@ -238,7 +298,7 @@ class ERPose(YOLO):
         """
         from erpose_yolo.export import exporter  # late: it imports what only exports need
 
-        return exporter.export(self, super().export, layout, **_resolved(kwargs))
+        return exporter.export(self, super().export, layout, sigma, **_resolved(kwargs))
 
     def benchmark(self, data: str | None = None, format: str = "", verbose: bool | float = False, **kwargs: Any) -> Any:
         """Benchmark exports, with the data sets of this package known by name."""

@@ -80,6 +80,11 @@ def test_every_command_has_its_module() -> None:
         assert callable(importlib.import_module(command.module).main) and command.help
 
 
+def parameters(mode: str) -> set[str]:
+    """What a method of ERPose takes by name."""
+    return set(inspect.signature(getattr(model.ERPose, mode)).parameters)
+
+
 def test_the_tables_are_those_of_the_stock_command() -> None:
     """A mode, a special command or a bare flag that Ultralytics adds fails here until somebody decides what becomes of it."""
     from ultralytics import cfg
@@ -92,8 +97,8 @@ def test_the_tables_are_those_of_the_stock_command() -> None:
     flags = [ast.literal_eval(n) for n in ast.walk(tree) if isinstance(n, ast.Set)]
     assert set(cli.FLAGS) in flags
     for mode, keys in cli.OURS.items():
-        assert keys - {"smooth", "layout"} <= set(inspect.signature(model.ERPose.predict).parameters)
-        assert keys - {"slices", "overlap"} <= set(inspect.signature(getattr(model.ERPose, mode)).parameters)
+        taken = {name for of in {mode, "predict" if mode == "track" else mode} for name in parameters(of)}  # track hands on
+        assert keys <= taken and (mode != "track" or "smooth" in parameters(mode))
         assert all(not erpose_yolo.upstream.compat.is_argument(key) for key in keys), "the stock command would take it itself"
 
 

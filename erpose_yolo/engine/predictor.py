@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 from torch import Tensor, nn
+from ultralytics.engine.results import Results
 from ultralytics.models.yolo.pose import PosePredictor
 from ultralytics.utils import ops
 
 from erpose_yolo.data.drawing import PoseResults
 from erpose_yolo.data.skeletons import COCO_17, Limbs, limbs_ok
 from erpose_yolo.method.decode import HeadOutputs
+from erpose_yolo.method.errorbars import sigma_units
 from erpose_yolo.method.maps import select_persons
+from erpose_yolo.method.oks import sigmas_for
 
 
 class ERPosePredictor(PosePredictor):
-    """Stock pose predictor whose post-processing is a threshold."""
+    """Stock pose predictor whose post-processing is a threshold, and whose Results have error bars.
+
+    Attributes:
+        limbs: of the network's data set, as ``PoseResults`` takes them.
+        show_sigma, save_sigma: error bars in the images and text files that are saved (``PoseResults``).
+    """
+
+    limbs: Limbs | None = None
+    show_sigma = save_sigma = False
 
     def setup_model(self, model: Any, verbose: bool = True) -> None:
         """Open the network; an export computes in the precision that it was exported in."""
@@ -27,6 +39,12 @@ class ERPosePredictor(PosePredictor):
 
             full_precision(self.model, model or self.args.model)
             self.decoder = maps_decoder(self.model)
+        else:
+            network: Any = self.model.model
+            head = network.model[-1]
+            if head.has_error_bars:
+                oks_sigmas = sigmas_for(head.kpt_shape[0], getattr(network, "kpt_oks_sigmas", None))
+                head.sigma_units = sigma_units(oks_sigmas, head.spread_factors)
         self.limbs = self._limbs()
 
     def _limbs(self) -> Limbs | None:
@@ -40,8 +58,25 @@ class ERPosePredictor(PosePredictor):
         return None if keypoints == len(COCO_17.names) and set(found) == set(COCO_17.limbs) else found
 
     def construct_result(self, pred: Tensor, img: Tensor, orig_img: Any, img_path: str) -> PoseResults:
-        """Results of one image, which draw the limbs of the network's data set."""
-        return PoseResults.of(super().construct_result(pred, img, orig_img, img_path), self.limbs)
+        """Results of one image with the error bars that its rows end with, if any."""
+        keypoints, values = self.model.kpt_shape
+        pred, sigma = pred[:, : 6 + keypoints * values], pred[:, 6 + keypoints * values :]
+        result = super().construct_result(pred, img, orig_img, img_path)
+        if not sigma.shape[1]:  # an export, or untrained spreads
+            return self.finish(result)
+        gain = min(side / full for side, full in zip(img.shape[2:], result.orig_shape))  # of letterboxing, as ops.scale_coords
+        return self.finish(result, sigma / gain)
+
+    def finish(self, result: Results, sigma: Tensor | None = None) -> PoseResults:
+        """Results that are drawn with the limbs of the network's data set, and saved as this predictor's arguments say.
+
+        Args:
+            result: of one image.
+            sigma: (P, K) pixels of the original image.
+        """
+        ours = PoseResults.of(result, self.limbs, sigma)
+        ours.show_sigma, ours.save_sigma = self.show_sigma, self.save_sigma
+        return ours
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the network, after a check that the image fits an export of fixed size."""
@@ -62,7 +97,7 @@ class ERPosePredictor(PosePredictor):
         """Turn network output into Results.
 
         Args:
-            preds: rows (B, R, 6 + K*D), alone or first in a tuple; or maps of an export (method.maps).
+            preds: rows (B, R, 6 + K*D), with error bars K more, alone or first in a tuple; or maps of an export (method.maps).
             img: (B, 3, H, W) network input.
             orig_imgs: original images, a list of arrays or a tensor.
             **kwargs: what other predictors take (an IoU threshold, say); there is no NMS to use it.
@@ -83,3 +118,9 @@ class ERPosePredictor(PosePredictor):
 def _scores_as_stock(head: Any, given: Any, output: tuple[Tensor, HeadOutputs]) -> tuple[Tensor, dict[str, Any]]:
     """Forward hook that names the score logits as the stock activation maps (``visualize=True``) look for them."""
     return output[0], {"one2one": {"scores": output[1].one2one_scores}}
+
+
+@functools.lru_cache(maxsize=16)
+def with_sigma(predictor: type[Any], show: bool, save: bool) -> type[Any]:
+    """Predictor class that shows or saves error bars; the same class for the same arguments, so that a predictor is built once."""
+    return type(f"{predictor.__name__}Sigma", (predictor,), {"show_sigma": show, "save_sigma": save})

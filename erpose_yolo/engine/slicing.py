@@ -23,6 +23,7 @@ from torch import Tensor
 from ultralytics.engine.results import Results
 from ultralytics.utils import TQDM
 
+from erpose_yolo.data.drawing import PoseResults
 from erpose_yolo.engine.predictor import ERPosePredictor
 from erpose_yolo.method.oks import object_area, oks, sigmas_for, tolerance
 
@@ -106,6 +107,7 @@ class Poses:
         category: (P,).
         view: (P, 4) the view that a pose was seen in.
         grain: (P,) image pixels per network pixel in that view.
+        sigma: (P, K) error bars in pixels, (P, 0) where there are none.
     """
 
     keypoints: Tensor
@@ -114,6 +116,7 @@ class Poses:
     category: Tensor
     view: Tensor
     grain: Tensor
+    sigma: Tensor
 
     def __len__(self) -> int:
         return len(self.score)
@@ -134,7 +137,7 @@ class Poses:
             keypoints = torch.cat((keypoints, torch.ones_like(keypoints[..., :1])), -1)
         shift = torch.tensor(view[:2], dtype=torch.float32)
         keypoints = torch.cat((keypoints[..., :2] + shift, keypoints[..., 2:]), -1)
-        n = len(boxes)
+        n, bars = len(boxes), getattr(result, "erpose", None)
         return cls(
             keypoints,
             boxes[:, :4] + shift.repeat(2),
@@ -142,6 +145,7 @@ class Poses:
             boxes[:, -1],
             torch.tensor(view, dtype=torch.float32).expand(n, 4),
             torch.full((n,), float(grain)),
+            torch.zeros((n, 0)) if bars is None else bars.data.cpu().float(),
         )
 
 
@@ -281,15 +285,16 @@ class SlicedPredictor(ERPosePredictor):
         rows = self.select(super().inference(im, *args, **kwargs))
         return [self.construct_result(kept, im, crop, path) for kept, crop in zip(rows, crops)], max(im.shape[2:])
 
-    def postprocess(self, preds: list[Poses], img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Results]:
+    def postprocess(self, preds: list[Poses], img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[PoseResults]:
         """Merge the poses of all views into the Results of each image."""
-        results = []
+        results: list[PoseResults] = []
         for poses, image, path in zip(preds, orig_imgs, self.batch[0]):
             sigmas = sigmas_for(poses.keypoints.shape[1], self.sigmas)
             height, width = image.shape[:2]
             poses = poses[merge(poses, height, width, sigmas)[: self.args.max_det]]
             boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
-            results.append(Results(image, path=path, names=self.model.names, boxes=boxes, keypoints=poses.keypoints))
+            result = Results(image, path=path, names=self.model.names, boxes=boxes, keypoints=poses.keypoints)
+            results.append(self.finish(result, poses.sigma if poses.sigma.shape[1] else None))
         return results
 
     @property

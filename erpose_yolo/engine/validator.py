@@ -77,7 +77,7 @@ class ERPoseValidator(ExactPose, PoseValidator):
                 "bboxes": row[:, :4],
                 "conf": row[:, 4],
                 "cls": row[:, 5],
-                "keypoints": row[:, 6:].view(-1, *self.kpt_shape),
+                "keypoints": row[:, 6 : 6 + self.kpt_shape[0] * self.kpt_shape[1]].reshape(-1, *self.kpt_shape),
             }
             for row in select_persons(preds, self.decoder, self.args.conf or 0.0, self.args.max_det)
         ]

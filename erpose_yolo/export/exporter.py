@@ -35,12 +35,15 @@ from erpose_yolo.export.formats import (
     QUANTIZERS,
     ROWS,
     RUNTIMES,
+    SIGMA_LAYOUT,
     _need,
     format_of,
     layout_of,
 )
 from erpose_yolo.export.quantize import float_pose
+from erpose_yolo.method.boxes import with_room
 from erpose_yolo.method.decode import OFFSET_CELLS
+from erpose_yolo.method.errorbars import sigma_units
 from erpose_yolo.method.maps import MapsDecoder
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
@@ -48,13 +51,14 @@ from erpose_yolo.nn import HEAD
 _TURN = threading.RLock()  # of exports, which replace functions of other modules for their length
 
 
-def export(model: Any, run: Callable[..., str], layout: str | None = None, /, **kwargs: Any) -> str:
+def export(model: Any, run: Callable[..., str], layout: str | None = None, sigma: bool = False, /, **kwargs: Any) -> str:
     """Export a model. Exports of several threads take turns, because parts of other packages are replaced meanwhile.
 
     Args:
         model: the ERPose object.
         run: the stock ``export`` method, bound to it.
         layout: what the outputs hold, see formats.layout_of.
+        sigma: rows end with the error bar of each keypoint (method.errorbars), in the units of the coordinates.
         **kwargs: its arguments, of which the stock command line passes ``model`` on, too. ``nms`` is ignored: there is none.
 
     Returns:
@@ -71,6 +75,7 @@ def export(model: Any, run: Callable[..., str], layout: str | None = None, /, **
     check_arguments("export", kwargs)
     work = _Work(fmt, layout_of(fmt, layout))
     kwargs["nms"] = False
+    work = _Work(fmt, layout, sigma)
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
@@ -118,14 +123,14 @@ def paddle_sampling(fmt: str) -> Iterator[None]:
 class _Work:
     """An export in a folder of its own beside the final place, so that it can be moved there in one step."""
 
-    def __init__(self, fmt: str, layout: str) -> None:
-        self.fmt, self.layout = fmt, layout
+    def __init__(self, fmt: str, layout: str, sigma: bool) -> None:
+        self.fmt, self.layout, self.sigma = fmt, layout, sigma
         self.folder: Path | None = None
         self.final = Path()
 
     def start(self, exporter: Any) -> None:
         """Callback ``on_export_start``: the stock exporter's copy of the model is ready and nothing is written yet."""
-        prepare(exporter, self.fmt, self.layout)
+        prepare(exporter, self.fmt, self.layout, self.sigma)
         shipped = catalog.cfg_root() / "weights"  # of an installation: the user's folder is where they are worked with
         self.final = Path.cwd() if exporter.file.parent.resolve() == shipped.resolve() else exporter.file.parent
         self.final.mkdir(parents=True, exist_ok=True)
@@ -193,19 +198,32 @@ def _list_files(folder: Path) -> None:
         YAML.save(sidecar, {**YAML.load(sidecar), "files": files})
 
 
-def prepare(exporter: Any, fmt: str, layout: str) -> None:
+def prepare(exporter: Any, fmt: str, layout: str, sigma: bool = False) -> None:
     """Fit the exporter's own copy of the model to the format, and complete the metadata.
 
     Args:
         exporter: stock Exporter, its ``model``, ``im`` and ``metadata`` set.
         fmt: format.
         layout: see formats.layout_of.
+        sigma: rows end with error bars.
+
+    Raises:
+        ValueError: a format or a network that cannot have what is asked for.
     """
     head: Any = exporter.model.model[-1]
     head.layout = layout
     if layout == "maps":
         head.deployed.merge()
     shares = fmt == "edgetpu"
+    if sigma and (shares or not head.has_error_bars):
+        reason = "the Edge TPU has one 8-bit scale for all of a row" if shares else "the spreads of this model are not trained"
+        raise ValueError(f"sigma=True: {reason}. Export without it.")
+    if sigma or (layout == "maps" and head.has_error_bars):  # maps hold the spreads anyway
+        oks_sigmas = sigmas_for(head.kpt_shape[0], getattr(exporter.model, "kpt_oks_sigmas", None))
+        head.sigma_units = sigma_units(oks_sigmas, head.spread_factors)
+    if sigma and layout != "maps":
+        *shape, columns = exporter.output_shape
+        exporter.output_shape = (*shape, columns + head.kpt_shape[0])
     if shares:
         if head.kpt_shape[1] != 3:
             raise ValueError("ultralytics' Edge TPU runtime expects keypoints of three columns (kpt_shape: [K, 3]).")
@@ -244,7 +262,7 @@ def describe(model: Any, head: Any, shares: bool = False) -> dict[str, Any]:
         keypoint indices, empty where unknown), sigmas, strides (``stride`` is the largest), layout ("rows" of the best cells,
         sorted; "cells", a row per cell; "maps", see method.maps), row (its columns), units (of its coordinates) and input (what
         the network was trained to see). For maps also maps (channels of each part of a pose map), offset_cells, margins (of
-        derived boxes) and confidence. Numbers, strings, lists and dictionaries only.
+        derived boxes, with room), confidence and sigma_units (of errorbars.keypoint_sigma, None where spreads are untrained). Numbers, strings, lists and dictionaries only.
     """
     keypoints, values = head.kpt_shape
     given = getattr(model, "kpt_names", None)
@@ -258,8 +276,9 @@ def describe(model: Any, head: Any, shares: bool = False) -> dict[str, Any]:
     maps = {
         "maps": head.deployed.channels,
         "offset_cells": OFFSET_CELLS,
-        "margins": head.margins.tolist(),
+        "margins": with_room(head.margins).tolist(),
         "confidence": head.confidence,
+        "sigma_units": None if head.sigma_units is None else head.sigma_units.tolist(),
     }
     return {
         "head": HEAD,
@@ -269,7 +288,7 @@ def describe(model: Any, head: Any, shares: bool = False) -> dict[str, Any]:
         "sigmas": [round(float(s), 6) for s in sigmas],
         "strides": [int(s) for s in head.stride.tolist()],
         "layout": head.layout,
-        "row": ROWS[values],
+        "row": ROWS[values] + (SIGMA_LAYOUT if head.sigma_units is not None else ""),
         "units": "shares of the input's width and height" if shares else "pixels of the input",
         "input": {"colour": "RGB", "range": [0, 1], "order": "BCHW", "resize": "letterbox", "padding": 114},
         **(maps if head.layout == "maps" else {}),
@@ -364,10 +383,11 @@ def maps_decoder(model: Any) -> MapsDecoder | None:
     """
     if getattr(model, "layout", None) != "maps":
         return None
-    about = {key: getattr(model, key) for key in ("maps", "strides", "margins", "confidence", "kpt_shape", "names")}
+    about = {key: getattr(model, key) for key in ("maps", "strides", "margins", "confidence", "sigma_units", "kpt_shape", "names")}
     about = {k: ast.literal_eval(v) if isinstance(v, str) and k != "confidence" else v for k, v in about.items()}  # text in ONNX
     margins, columns, classes = torch.tensor(about["margins"]), about["kpt_shape"][1], len(about["names"])
-    return MapsDecoder(about["maps"], about["strides"], margins, about["confidence"], columns, classes)
+    units = None if about["sigma_units"] is None else torch.tensor(about["sigma_units"])
+    return MapsDecoder(about["maps"], about["strides"], margins, about["confidence"], columns, classes, units)
 
 
 def full_precision(model: Any, path: str | Path) -> None:

@@ -14,6 +14,7 @@ ROWS = {
     2: "x1 y1 x2 y2 score class (x y)*K",
     3: "x1 y1 x2 y2 score class (x y v)*K",
 }
+SIGMA_LAYOUT = " sigma*K"  # what follows in rows with error bars
 
 # Formats that get no rows of the best cells, and why: the list of ultralytics' Exporter.__call__, which forces these to NMS
 NO_TOPK = {

@@ -136,6 +136,7 @@ def describe(model: ERPoseModel) -> dict[str, Any]:
         "names": dict(model.names),
         "kpt_shape": list(model.kpt_shape),
         "confidence": model.model[-1].confidence,
+        "spread_factors": model.model[-1].spread_factors,
         "flip_idx": flip_from_names(names)[0] if names else known.flip if known else None,
         # the shortest decimals that give the same float32
         "kpt_oks_sigmas": [float(str(np.float32(s))) for s in sigmas_for(keypoints, model.kpt_oks_sigmas)],
@@ -157,6 +158,7 @@ def _build(about: dict[str, Any], text: Path) -> ERPoseModel:
             f"{text}: its network cannot be built: {type(error).__name__}: {error}. Save the weights again."
         ) from error
     model.model[-1].confidence = about.get("confidence", ERPoseHead.confidence)
+    model.model[-1].spread_factors = about.get("spread_factors")
     if about.get("fused"):
         model.fuse(verbose=False)
     for key in KEPT:

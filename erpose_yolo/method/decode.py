@@ -128,7 +128,9 @@ def confidence(scores: Tensor, quality: Tensor) -> Tensor:
     return scores.sqrt() * quality
 
 
-def assemble_rows(boxes: Tensor, scores: Tensor, keypoints: Tensor, visibility: Tensor | None) -> Tensor:
+def assemble_rows(
+    boxes: Tensor, scores: Tensor, keypoints: Tensor, visibility: Tensor | None, sigma: Tensor | None = None
+) -> Tensor:
     """Rows in the layout of the stock end-to-end pose head.
 
     Args:
@@ -136,12 +138,14 @@ def assemble_rows(boxes: Tensor, scores: Tensor, keypoints: Tensor, visibility: 
         scores: (B, 2, A), the best score of each cell and its class.
         keypoints: (B, K, 2, A) pixels.
         visibility: (B, K, A) probabilities, or None for two-column keypoints.
+        sigma: (B, K, A) pixels of errorbars.keypoint_sigma, or None for rows that end with the keypoints.
 
     Returns:
-        (B, 6 + K*D, A) with D of 2 or 3.
+        (B, 6 + K*D, A) with D of 2 or 3; with ``sigma`` K more.
     """
     points = keypoints if visibility is None else torch.cat((keypoints, visibility[:, :, None]), 2)
-    return torch.cat((boxes, scores, points.flatten(1, 2)), 1)
+    columns = (boxes, scores, points.flatten(1, 2))
+    return torch.cat(columns if sigma is None else (*columns, sigma), 1)
 
 
 def select_rows(rows: Iterable[Tensor], conf: float, max_det: int, classes: int | Sequence[int] | None = None) -> list[Tensor]:

@@ -70,10 +70,11 @@ class MapsDecoder:
     Attributes:
         channels: see :func:`pose_channels`.
         strides: pixels per cell of each level, finest first.
-        margins: (4, 3 + K) of derived boxes.
+        margins: (4, 3 + K) of derived boxes, with room.
         sorted_by: "expected_oks" or "score", see rows.make_rows.
         columns: D of ``kpt_shape``.
         classes: C.
+        sigma_units: (K,) of errorbars.sigma_units, with which rows end with error bars; None for no error bars.
     """
 
     channels: dict[str, int]
@@ -82,6 +83,7 @@ class MapsDecoder:
     sorted_by: str
     columns: int
     classes: int
+    sigma_units: Tensor | None = None
 
     def __call__(self, outputs: Sequence[Tensor], conf: float, most: int) -> list[Tensor]:
         """Rows of each image's cells that can reach a score.
@@ -148,12 +150,12 @@ class MapsDecoder:
                 maps.append(pose[:, start : start + self.channels.get("refinement", 0)].float())
                 counts.append((len(here), stride))
         if not columns:
-            keypoints = self.channels["visibility"]
-            return logits.new_zeros((0, 6 + keypoints * self.columns), dtype=torch.float32)
+            values = self.columns + (self.sigma_units is not None)
+            return logits.new_zeros((0, 6 + self.channels["visibility"] * values), dtype=torch.float32)
         part = dict(zip(self.channels, torch.split(torch.cat(columns, 2).float(), list(self.channels.values()), 1)))
         part["offsets"] = part["offsets"].reshape(1, -1, 2, len(cells))
         part["scores"] = logits.index_select(2, cells).float()
         refine = partial(refine_keypoints, refinements=maps, strides=[s for _, s in counts], counts=[n for n, _ in counts])
         refined = refine if part.pop("refinement", None) is not None else None
-        margins = self.margins.to(logits.device)
-        return make_rows(part, torch.cat(places, 1), torch.cat(sizes, 1), refined, margins, self.sorted_by, self.columns)[0].T
+        margins, centres, strides = self.margins.to(logits.device), torch.cat(places, 1), torch.cat(sizes, 1)
+        return make_rows(part, centres, strides, refined, margins, self.sorted_by, self.columns, self.sigma_units)[0].T

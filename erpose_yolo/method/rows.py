@@ -12,6 +12,7 @@ from torch import Tensor
 
 from erpose_yolo.method.boxes import decode_boxes, derive_boxes
 from erpose_yolo.method.decode import assemble_rows, confidence, decode_keypoints, expected_oks
+from erpose_yolo.method.errorbars import keypoint_sigma
 
 CONFIDENCES = ("expected_oks", "score")
 Refine = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -44,21 +45,23 @@ def make_rows(
     margins: Tensor,
     sorted_by: str = "expected_oks",
     columns: int = 3,
+    sigma_units: Tensor | None = None,
 ) -> Tensor:
-    """Decode outputs of cells to ``x1 y1 x2 y2 score class keypoints``.
+    """Decode outputs of cells to ``x1 y1 x2 y2 score class keypoints``; error bars follow where ``sigma_units`` are given.
 
     Args:
         part: raw outputs, "offsets" (B, K, 2, N), "visibility" (B, K, N), "scores" (B, C, N), with ``sorted_by`` "expected_oks"
-            "log_spread" (B, K, N), and "box" (B, 4, N) where boxes are learned.
+            or ``sigma_units`` "log_spread" (B, K, N), and "box" (B, 4, N) where boxes are learned.
         centres: (2, N) or (B, 2, N) pixels.
         strides: (1, N) or (B, 1, N) pixels.
         refine: what method.refine does with keypoints (B, K, 2, N): moved ones, and (B, K, N) to be added to log b; None for none.
-        margins: (4, 3 + K) of derived boxes.
+        margins: (4, 3 + K) of derived boxes, with room (boxes.with_room).
         sorted_by: what the score column holds, "expected_oks" (decode.confidence) or "score".
         columns: D, 3 with visibility or 2 without.
+        sigma_units: (K,) of errorbars.sigma_units; None for no error bars.
 
     Returns:
-        (B, 6 + K*D, N), a column per cell in the order given.
+        (B, 6 + K*D, N), with error bars K more, a column per cell in the order given.
 
     Raises:
         ValueError: ``sorted_by`` is none of CONFIDENCES.
@@ -74,8 +77,15 @@ def make_rows(
     else:
         boxes = derive_boxes(keypoints, visibility, margins)
     score, category = best_class(part["scores"].sigmoid())  # one cell is one person, whatever the number of classes
+    log_spread = part.get("log_spread")
+    if log_spread is not None and wider is not None:
+        log_spread = log_spread + wider
     if sorted_by == "expected_oks":
-        log_spread = part["log_spread"] if wider is None else part["log_spread"] + wider
+        assert log_spread is not None
         score = confidence(score, expected_oks(log_spread, visibility))
     best = torch.cat((score, category), 1)
-    return assemble_rows(boxes, best, keypoints, visibility if columns == 3 else None)
+    sigma = None
+    if sigma_units is not None:
+        assert log_spread is not None
+        sigma = keypoint_sigma(log_spread, boxes, sigma_units)
+    return assemble_rows(boxes, best, keypoints, visibility if columns == 3 else None, sigma)

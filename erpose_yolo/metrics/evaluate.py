@@ -148,7 +148,13 @@ def _run(
 
 
 def read_truth(data: str, split: str, folder: Path, kwargs: Mapping[str, Any]) -> tuple[GroundTruth, dict[str, Any]]:
-    """Truth of a split without a model: its images and labels as a stock validator reads them.
+    """Truth of a split without a model, and Ultralytics' data dictionary; arguments as for :func:`read_labels`."""
+    labels, info = read_labels(data, split, folder, kwargs)
+    return load_annotations(info, split, labels) or from_labels(labels, info["names"]), info
+
+
+def read_labels(data: str, split: str, folder: Path, kwargs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Images and labels of a split without a model, as a stock validator reads them.
 
     Args:
         data: data YAML.
@@ -157,7 +163,7 @@ def read_truth(data: str, split: str, folder: Path, kwargs: Mapping[str, Any]) -
         kwargs: as ``yolo val`` takes them; those that choose images or classes are heeded.
 
     Returns:
-        The truth, and Ultralytics' data dictionary.
+        ``dataset.labels``, and Ultralytics' data dictionary.
     """
     from ultralytics import YOLO
     from ultralytics.data.utils import check_det_dataset
@@ -171,8 +177,7 @@ def read_truth(data: str, split: str, folder: Path, kwargs: Mapping[str, Any]) -
         save_dir=folder,
     )
     reader.data, reader.stride = info, 32
-    labels = reader.build_dataset(info[split], batch=1).labels
-    return load_annotations(info, split, labels) or from_labels(labels, info["names"]), info
+    return reader.build_dataset(info[split], batch=1).labels, info
 
 
 def _folder(save_dir: str | Path | None) -> Path:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, DWConv, Pose
 
-from erpose_yolo.method.boxes import default_margins
+from erpose_yolo.method.boxes import default_margins, with_room
 from erpose_yolo.method.decode import HeadOutputs, PoseOutputs, make_cells
 from erpose_yolo.method.maps import pose_channels
 from erpose_yolo.method.refine import refine_best, refine_keypoints
@@ -205,6 +205,8 @@ class ERPoseHead(Pose):
         confidence: what persons are sorted by and thresholds are compared with: "expected_oks", the score and the OKS that the
             spreads let expect (decode.confidence), or "score" alone. Checkpoints keep it; training starts from that of the weights.
         margins: (4, 3 + K) buffer, fitted to the training labels (method.boxes.fit_margins).
+        spread_factors: K factors of the error bars, fitted to labels (method.errorbars.fit_factors); None: as trained.
+        sigma_units: (K,) of method.errorbars.sigma_units; where they are set, rows end with the error bar of each keypoint.
         layout: "rows" of the best cells; "cells", a row per cell, for runtimes without TopK; "maps", the raw outputs that
             method.maps decodes on the host, of exports alone.
         per_keypoint_sampling: sample keypoints one after the other (runtimes without batches, method.refine.sample_maps).
@@ -216,6 +218,8 @@ class ERPoseHead(Pose):
     layout = "rows"
     per_keypoint_sampling = False
     fused = False
+    spread_factors: list[float] | None = None
+    sigma_units: Tensor | None = None
     margins: Tensor
     sizes: list[float]
 
@@ -267,6 +271,11 @@ class ERPoseHead(Pose):
     @agnostic_nms.setter
     def agnostic_nms(self, value: bool) -> None:
         pass
+
+    @property
+    def has_error_bars(self) -> bool:
+        """The spreads mean something: they are trained, or what they must be multiplied by has been fitted."""
+        return self.confidence == "expected_oks" or self.spread_factors is not None
 
     @property
     def deployed(self) -> PoseBranch:
@@ -342,7 +351,7 @@ class ERPoseHead(Pose):
         return rows if self.export else (rows, raw)
 
     def rows(self, raw: HeadOutputs) -> Tensor:
-        """Decode raw outputs to ``x1 y1 x2 y2 score class keypoints`` rows.
+        """Decode raw outputs to ``x1 y1 x2 y2 score class keypoints`` rows; error bars follow where ``sigma_units`` are set.
 
         Raises:
             ValueError: ``confidence`` is none of its two.
@@ -353,7 +362,7 @@ class ERPoseHead(Pose):
             self.sizes = [float(s) for s in self.stride]
         centres, strides = make_cells(shapes, self.sizes, scores)
         part = {"offsets": pose.offsets, "visibility": pose.visibility, "scores": scores}
-        if self.confidence == "expected_oks":
+        if self.confidence == "expected_oks" or self.sigma_units is not None:
             part["log_spread"] = pose.log_spread
         if pose.box is not None:
             part["box"] = pose.box
@@ -367,7 +376,8 @@ class ERPoseHead(Pose):
             refine = partial(
                 refine_keypoints, refinements=pose.refinement, strides=self.sizes, per_keypoint_sampling=sampling
             )
-        table = make_rows(part, centres, strides, refine, self.margins, self.confidence, self.kpt_shape[1]).transpose(1, 2)
+        margins, columns = with_room(self.margins), self.kpt_shape[1]
+        table = make_rows(part, centres, strides, refine, margins, self.confidence, columns, self.sigma_units).transpose(1, 2)
         if self.layout != "rows":
             return table
         order = self.get_topk_index(table[..., 4:5], self.max_det)[2]

@@ -231,6 +231,19 @@ CONTRACTS = (
     ),
     UpstreamContract("ultralytics.engine.results:Results.new", "(self, /)", "results that are indexed or moved keep their limbs"),
     UpstreamContract(
+        "ultralytics.engine.results:Results._apply", "uses _keys new", "results that are indexed or moved keep their error bars"
+    ),
+    UpstreamContract(
+        "ultralytics.engine.results:Results.save_txt", "(self, txt_file, save_conf=False, /)", "error bars follow what it writes"
+    ),
+    UpstreamContract(
+        "ultralytics.engine.results:Results.summary", "(self, normalize=False, decimals=5, /)", "error bars are added to it"
+    ),
+    UpstreamContract("ultralytics.engine.results:Results.to_df", "uses summary", "tables of results have error bars"),
+    UpstreamContract(
+        "ultralytics.engine.predictor:BasePredictor.write_results", "uses plot save_txt", "error bars in what predict saves"
+    ),
+    UpstreamContract(
         "ultralytics.engine.predictor:BasePredictor.stream_inference",
         "uses results run_callbacks on_predict_start on_predict_postprocess_end on_predict_batch_end on_predict_end",
         "tells of a run without identities: looks at results after the tracker, which works at the second of these",
@@ -257,7 +270,7 @@ CONTRACTS = (
 
 # Methods that ours replace and stock code calls: one that is renamed upstream is never called again, without any error.
 REPLACED = {
-    "ultralytics.models.yolo.model:YOLO": "__init__ _load _new benchmark export load predict save task_map track val",
+    "ultralytics.models.yolo.model:YOLO": "__init__ _load _new benchmark calibrate export load predict save task_map track val",
     "ultralytics.nn.tasks:PoseModel": "__init__ init_criterion load predict",
     "ultralytics.nn.modules:Pose": "__init__ agnostic_nms bias_init end2end forward fuse",
     "ultralytics.models.yolo.pose:PoseTrainer": "__init__ _build_train_pipeline build_dataset final_eval get_dataset get_model "
@@ -265,7 +278,7 @@ REPLACED = {
     "ultralytics.models.yolo.pose:PoseValidator": "__init__ build_dataset gather_stats get_stats init_metrics plot_predictions "
     "plot_val_samples postprocess pred_to_json preprocess print_results update_metrics",
     "ultralytics.models.yolo.pose:PosePredictor": "construct_result inference postprocess setup_model",
-    "ultralytics.engine.results:Results": "new plot",
+    "ultralytics.engine.results:Results": "new plot save_txt summary to_csv to_df to_json",
     "ultralytics.utils.metrics:PoseMetrics": "fitness",
     "ultralytics.data.dataset:YOLODataset": "get_cache_hash set_rectangle verify_args",
 }

@@ -162,7 +162,7 @@ def test_classes_and_views_are_kept_apart():
     score = torch.tensor([0.9, 0.8, 0.7])
 
     def kept(category):
-        poses = Poses(keypoints, box, score, torch.tensor(category), view, torch.ones(3))
+        poses = Poses(keypoints, box, score, torch.tensor(category), view, torch.ones(3), torch.zeros(3, 0))
         return merge(poses, 1000, 1000, SIGMAS).tolist()
 
     assert kept([0.0, 0.0, 0.0]) == [0, 1]  # the head's own two rows of one view are not ours to judge
@@ -177,14 +177,14 @@ def test_a_coarse_view_is_forgiven_its_coarseness(grain, kept):
     view = torch.tensor([[400, 400, 800, 800], [0, 0, 4000, 4000]], dtype=torch.float32)
     box = torch.tensor([[500, 500, 540, 580], [515, 500, 555, 580]], dtype=torch.float32)
     score = torch.tensor([0.9, 0.8])
-    poses = Poses(torch.stack((fine, coarse)), box, score, torch.zeros(2), view, torch.tensor([1.0, grain]))
+    poses = Poses(torch.stack((fine, coarse)), box, score, torch.zeros(2), view, torch.tensor([1.0, grain]), torch.zeros(2, 0))
     assert merge(poses, 4000, 4000, SIGMAS).tolist() == kept
 
 
 def test_a_border_of_the_image_cuts_nobody():
     view = torch.tensor([[0, 0, 400, 400], [0, 0, 400, 400], [300, 0, 700, 400]], dtype=torch.float32)
     box = torch.tensor([[0, 10, 50, 90], [350, 10, 400, 90], [300, 10, 350, 90]], dtype=torch.float32)
-    poses = Poses(torch.zeros(3, K, 3), box, torch.ones(3), torch.zeros(3), view, torch.ones(3))
+    poses = Poses(torch.zeros(3, K, 3), box, torch.ones(3), torch.zeros(3), view, torch.ones(3), torch.zeros(3, 0))
     assert is_cut(poses, 1000, 1000).tolist() == [False, True, True]
 
 
@@ -250,7 +250,7 @@ def test_the_merge_is_the_rule_of_its_docstring(seed, monkeypatch):
     box = torch.cat((xy.amin(1), xy.amax(1)), 1)
     keypoints = torch.cat((xy, torch.rand(seen, k, 1, generator=rng)), 2)
     score = (torch.rand(seen, generator=rng) * 20).round() / 20  # with ties
-    poses = Poses(keypoints, box, score, torch.randint(0, 2, (seen,), generator=rng).float(), view, grain)
+    poses = Poses(keypoints, box, score, torch.randint(0, 2, (seen,), generator=rng).float(), view, grain, torch.zeros(seen, 0))
     sigmas, threshold = sigmas_for(k), (0.5, 0.3, 0.9)[seed % 3]
     wanted = per_keypoint_sampling(poses, side, side, sigmas, threshold)
     assert 0 < len(wanted) < seen
@@ -261,7 +261,8 @@ def test_the_merge_is_the_rule_of_its_docstring(seed, monkeypatch):
 
 
 def test_nobody_is_merged_into_nobody():
-    empty = Poses(torch.zeros(0, K, 3), torch.zeros(0, 4), *(torch.zeros(0) for _ in range(2)), torch.zeros(0, 4), torch.zeros(0))
+    nothing = (torch.zeros(0) for _ in range(2))
+    empty = Poses(torch.zeros(0, K, 3), torch.zeros(0, 4), *nothing, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 0))
     assert merge(empty, 10, 10, SIGMAS).tolist() == []
 
 

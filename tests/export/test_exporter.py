@@ -498,3 +498,34 @@ def test_misleading_warning_is_kept_out(checkpoint: Path) -> None:
     finally:
         LOGGER.removeHandler(handler)
     assert len(seen) == 1 and seen[0].endswith("other")  # ultralytics puts its own prefix before it
+
+
+@pytest.mark.parametrize("fmt", ["torchscript", "onnx"])
+def test_error_bars_are_exported_when_asked_for(fmt: str, checkpoint: Path) -> None:
+    """The layout says so, and predict reads back what the checkpoint gives; without the flag there are none."""
+    image = cv2.imread(str(ASSETS / "bus.jpg"))
+    options = {"imgsz": SIZE, "conf": 0.3, "rect": False, "device": "cpu", "verbose": False}
+    wanted = ERPose(checkpoint).predict(image, **options)[0]
+    path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE, sigma=True)
+    assert exporter.read_metadata(path)["layout"] == "x1 y1 x2 y2 score class (x y v)*K sigma*K"
+    got = ERPose(path).predict(image, **options)[0]
+    assert got.keypoints.data.shape == (len(got), 17, 3) and got.erpose.sigma.shape == (len(got), 17)
+    for keypoints, sigma in list(zip(wanted.keypoints.xy, wanted.erpose.sigma))[:10]:
+        row = (got.keypoints.xy - keypoints).flatten(1).norm(dim=1).argmin()
+        assert torch.allclose(got.erpose.sigma[row], sigma, rtol=2e-2)
+    if fmt == "torchscript":
+        plain = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
+        assert "sigma*K" not in exporter.read_metadata(plain)["layout"]
+        assert ERPose(plain).predict(image, **options)[0].erpose is None
+
+
+def test_error_bars_that_cannot_be_exported(checkpoint: Path) -> None:
+    dense = FakeExporter(checkpoint)
+    exporter.prepare(dense, "ncnn", sigma=True)
+    assert dense.model(dense.im).shape == dense.output_shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57 + 17)
+    with pytest.raises(ValueError, match="Edge TPU"):
+        exporter.prepare(FakeExporter(checkpoint), "edgetpu", sigma=True)
+    untrained = FakeExporter(checkpoint)
+    untrained.model.model[-1].confidence = "score"
+    with pytest.raises(ValueError, match="not trained"):
+        exporter.prepare(untrained, "onnx", sigma=True)

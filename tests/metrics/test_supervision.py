@@ -44,3 +44,17 @@ def test_annotators_draw(result) -> None:
 
 def test_no_persons(result) -> None:
     assert len(supervision.KeyPoints.from_ultralytics(result[:0])) == 0
+
+
+def test_covariances(result) -> None:
+    """Error bars go where supervision's annotators look for them, as its own connector leaves them out."""
+    if not hasattr(supervision, "VertexEllipseOutlineAnnotator"):
+        pytest.skip("this supervision has no annotators of covariances; 0.31 has")
+    points = supervision.KeyPoints.from_ultralytics(result)
+    points.data["covariance"] = result.numpy().erpose.covariance
+    points.xy[:] = np.random.default_rng(1).uniform(30, 90, points.xy.shape)
+    blank = np.zeros((120, 160, 3), np.uint8)
+    drawn = supervision.VertexEllipseOutlineAnnotator().annotate(blank.copy(), points)
+    assert drawn.any()
+    few = points[:2]
+    assert np.array_equal(few.data["covariance"], result[:2].numpy().erpose.covariance)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import DFL
 
+from erpose_yolo.method.boxes import ROOM, derive_boxes, with_room
 from erpose_yolo.method.decode import HeadOutputs, decode_keypoints, make_cells, select_rows
+from erpose_yolo.method.errorbars import keypoint_sigma
 from erpose_yolo.method.refine import refine_keypoints
 from erpose_yolo.method.rows import best_class
 from erpose_yolo.nn.head import LOG_SPREAD_START, ERPoseHead, tower_width
@@ -97,6 +99,29 @@ def test_rows_are_the_decoded_best_cells() -> None:
     wanted = keypoints[0, :, :, order[:5]].permute(2, 0, 1)
     assert torch.allclose(rows[0, :5, 6:].view(5, 17, 3)[..., :2], wanted, atol=1e-4)
     assert torch.allclose(rows[0, :5, 4], score[order[:5]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(("shape", "confidence"), [((17, 3), "expected_oks"), ((5, 2), "score")])
+def test_rows_end_with_error_bars(shape: tuple[int, int], confidence: str, dense: bool) -> None:
+    """Where units are set, and of the same person; all else stays as it is."""
+    head, x = switch(make_head(1, shape), dense=dense, confidence=confidence), features()
+    for conv in [*head.deployed.spread, *head.deployed.refinement]:
+        nn.init.normal_(conv.weight, 0, 0.5)
+    plain = rows_of(head, x)
+    units = torch.linspace(0.1, 0.9, shape[0])
+    rows = rows_of(switch(head, sigma_units=units), x)
+    assert rows.shape[2] == plain.shape[2] + shape[0] and torch.equal(rows[..., : plain.shape[2]], plain)
+    with torch.no_grad():
+        raw = head(x)[1]
+    pose, (centres, strides) = raw.one2one, make_cells(raw.shapes, STRIDES, x[0])
+    keypoints, wider = refine_keypoints(decode_keypoints(pose.offsets, centres, strides), pose.refinement, STRIDES)
+    boxes = derive_boxes(keypoints, pose.visibility.sigmoid(), with_room(head.margins))
+    every = keypoint_sigma(pose.log_spread + wider, boxes, units).transpose(1, 2)  # (B, A, K)
+    places = keypoints.flatten(1, 2).transpose(1, 2)
+    found = plain[0, :3, 6:].reshape(3, *shape)[..., :2].flatten(1)
+    cell = torch.cdist(found, places[0]).argmin(1)
+    assert every.std(1).min() > 0 and torch.allclose(rows[0, :3, -shape[0] :], every[0, cell], rtol=1e-3)
 
 
 def test_more_cells_than_rows() -> None:
@@ -290,6 +315,21 @@ def test_margins_widen_the_boxes() -> None:
     after = rows_of(head, x)
     assert torch.equal(before[..., 4:], after[..., 4:])
     assert (after[..., :2] < before[..., :2]).all() and (after[..., 2:4] > before[..., 2:4]).all()
+
+
+def test_predicted_boxes_have_room() -> None:
+    """Beyond the fitted margins: ROOM of the extent's diagonal on each side."""
+    head, x = make_head(), features()
+    head.margins.zero_()
+    rows = rows_of(head, x)[0, :5]
+    pose = rows[:, 6:].view(5, 17, 3)
+    seen = pose[..., 2:] >= 0.5
+    seen |= ~seen.any(1, keepdim=True)
+    low = pose[..., :2].where(seen, torch.inf).amin(1)
+    high = pose[..., :2].where(seen, -torch.inf).amax(1)
+    unit = (high - low).norm(dim=1, keepdim=True).clamp(min=1)
+    wanted = torch.cat((low - unit * torch.tensor(ROOM[:2]), high + unit * torch.tensor(ROOM[2:])), 1)
+    assert torch.allclose(rows[:, :4], wanted, rtol=1e-3, atol=1e-2)
 
 
 def test_biases_start_at_their_priors() -> None:

@@ -11,6 +11,7 @@ from test_head import CH, STRIDES, features, make_head, rows_of, switch
 from torch import Tensor, nn
 
 from erpose_yolo.method import maps as module
+from erpose_yolo.method.boxes import with_room
 from erpose_yolo.method.maps import MapsDecoder, select_persons
 from erpose_yolo.nn.head import ERPoseHead
 
@@ -25,7 +26,7 @@ def spread_out(head: ERPoseHead) -> ERPoseHead:
 def maps_of(head: ERPoseHead, x: list[Tensor]) -> tuple[list[Tensor], MapsDecoder]:
     """Outputs of an export of maps, and what decodes them."""
     head.deployed.merge()
-    about = MapsDecoder(head.deployed.channels, STRIDES, head.margins, head.confidence, head.kpt_shape[1], head.nc)
+    about = MapsDecoder(head.deployed.channels, STRIDES, with_room(head.margins), head.confidence, head.kpt_shape[1], head.nc)
     with torch.no_grad():
         return list(switch(head, layout="maps", export=True)(x)), about
 

@@ -64,7 +64,10 @@ MODES = {
     "track": (
         "follow people in videos",
         "erpose track source=street.mp4 smooth=True",
-        """  smooth     True, or frames per second: keypoints of each track go through a One-Euro filter
+        """  smooth     True, or frames per second: keypoints of each track go through a One-Euro filter; offline: the table of
+             out= is smoothed without lag, gaps of up to half a second are filled
+  out        people.csv, people.json or people.parquet: one row for each keypoint of each person in each frame
+  tracker    erpose-oks.yaml tells people apart by keypoints; the default is {tracker}
   slices, overlap, batch   as for predict""",
     ),
     "export": (
@@ -79,7 +82,7 @@ MODES = {
         "  data       a data YAML, or by name: {datasets}",
     ),
 }
-OURS = {"predict": {"slices", "overlap"}, "track": {"slices", "overlap", "smooth"}}  # arguments unknown to the stock command
+OURS = {"predict": {"slices", "overlap"}, "track": {"slices", "overlap", "smooth", "out"}}  # arguments unknown to the stock command
 SPECIAL = ("checks", "settings", "cfg", "login", "logout", "copy-cfg", "solutions")  # stock commands without a model
 FLAGS = ("half", "int8", "end2end", "nms")  # the stock command takes these without a value, too
 HELP, VERSION = ("help", "--help", "-h"), ("version", "--version", "-V")

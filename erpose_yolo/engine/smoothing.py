@@ -16,10 +16,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from ultralytics.engine.results import Results
+from ultralytics.utils import LOGGER
 
 # On walking people whose keypoints are off by 1 px this lowers jitter and error at a lag of a third of a frame; a lower cut-off
 # (1 Hz, 4) is steadier, but lags by half a frame, which costs all that is gained in error (benchmarks/accuracy/video.py).
 MIN_CUTOFF, BETA = 2.0, 8.0
+NONSENSE, USUAL = 1000.0, 30.0  # frames per second from which a rate is none, and what is assumed then
 
 
 def alpha(cutoff: np.ndarray | float, interval: float) -> np.ndarray | float:
@@ -170,15 +172,30 @@ class TrackSmoother:
             if (path, result.orig_shape) not in sources:
                 if not self.persist:
                     sources.clear()
-                sources[path, result.orig_shape] = PoseSmoother(self._rate(predictor, i))
+                sources[path, result.orig_shape] = PoseSmoother(frame_rate(predictor, i, self.smooth))
             predictor.results[i] = sources[path, result.orig_shape](result)
 
-    def _rate(self, predictor: Any, i: int) -> float:
-        """Frames per second that are seen of source i."""
-        if self.smooth is not True:
-            return float(self.smooth)
-        rate = getattr(predictor.dataset, "fps", None) if predictor.dataset.mode in ("video", "stream") else None
-        rate = rate[i] if isinstance(rate, (list, tuple)) else rate
-        if not rate or not 0 < rate < math.inf:
-            raise ValueError("smooth=True needs a source that knows its frame rate; give it, for example smooth=30.")
-        return float(rate) / max(int(predictor.args.vid_stride), 1)
+
+def frame_rate(predictor: Any, i: int, given: float | bool = True) -> float:
+    """Frames per second that are seen of source i; a video's where ``given`` is True.
+
+    A video or camera whose file says nothing, or nonsense (containers write 1000 or 90000 where they do not know), is taken
+    to have USUAL frames per second, as Ultralytics takes streams, and that is said once per source.
+
+    Raises:
+        ValueError: the source is no video, and no rate is given.
+    """
+    if given is not True:
+        return float(given)
+    dataset = predictor.dataset
+    if dataset.mode not in ("video", "stream"):
+        raise ValueError("Smoothing needs a source that knows its frame rate, and images have none; give it, for example smooth=30.")
+    rate = getattr(dataset, "fps", None)
+    rate = rate[i] if isinstance(rate, (list, tuple)) else rate
+    if rate is None or not 0 < rate < NONSENSE:
+        source = str(predictor.results[i].path)
+        if getattr(predictor, "told", None) != source:
+            predictor.told = source
+            LOGGER.warning(f"{source} says that it has {rate} frames per second: {USUAL:g} are assumed. Give smooth=RATE if you know it.")
+        rate = USUAL
+    return float(rate) / max(int(predictor.args.vid_stride), 1)

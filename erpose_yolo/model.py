@@ -221,10 +221,11 @@ class ERPose(YOLO):
             ModuleNotFoundError: Parquet without pyarrow.
         """
         offline = smooth == "offline"
+        filtered: Any = 0 if offline else smooth
         if offline and out is None:
-            raise ValueError("smooth=offline smooths tracks that are over: give the table that they go to, for example out=people.csv.")
+            raise ValueError("smooth=offline smooths tracks that are over: give the table they go to, for example out=people.csv.")
         if out is not None and persist:
-            raise ValueError("out= is the table of one call, and persist=True goes on in the next: collect with engine.table.TrackTable.")
+            raise ValueError("out= is the table of one call, and persist=True goes on in the next. Fix: use engine.table.TrackTable.")
         table = None if out is None else TrackTable(out, offline)
         if self._watch is None:
             self._watch = TrackWatch()
@@ -232,7 +233,7 @@ class ERPose(YOLO):
         self._watch.persist = persist
         kwargs["tracker"] = catalog.resolve_tracker(kwargs.get("tracker") or self.overrides.get("tracker") or TRACKER)
         register_tracker(self, persist)  # now, so that the smoother comes after it
-        TrackSmoother.register(self, 0 if offline else smooth, persist)
+        TrackSmoother.register(self, filtered, persist)
         if kwargs.get("slices") is not None:
             kwargs.setdefault("batch", TILES)  # the stock method's default is 1
         if table is None:

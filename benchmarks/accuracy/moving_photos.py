@@ -107,7 +107,8 @@ def clip(seed: int, scene: Scene, people: list[Cutout], size: int = 384, frames:
         across += 0.02 * scale * tall * _wave(rng, times, 0.4, 0.8)
         feet = float(np.clip(met[3] + rng.normal(0, 0.1) * usual, 0.6 * height, 0.97 * height))
         up = 0.012 * scale * tall * _wave(rng, times, 1.6, 2.0)
-        walkers.append((feet, person, scale * (1 + 0.08 * _wave(rng, times, 0.1, 0.3)), across, feet + up, 0.05 * _wave(rng, times, 0.7, 1)))
+        nearer, lean = 1 + 0.08 * _wave(rng, times, 0.1, 0.3), 0.05 * _wave(rng, times, 0.7, 1)
+        walkers.append((feet, person, scale * nearer, across, feet + up, lean))
     walkers.sort(key=lambda walker: walker[0])  # the lower, the nearer
 
     out = []
@@ -149,7 +150,7 @@ def clip(seed: int, scene: Scene, people: list[Cutout], size: int = 384, frames:
 
 
 def clips(data: str, folder: str, split: str, count: int, frames: int, size: int) -> list[list[Frame]]:
-    """Clips of the most crowded photos; cut-outs of train and val are different people.
+    """Clips of every second of the most crowded photos; cut-outs of train and val are different people.
 
     Args:
         data: data YAML with 17-keypoint rows.
@@ -163,9 +164,9 @@ def clips(data: str, folder: str, split: str, count: int, frames: int, size: int
         ValueError: too few photos are crowded.
     """
     found, people = scenes(data, split, size), cutouts(folder, int(split == "val"))
-    if len(found) < count:
+    if len(found) < 2 * count:
         raise ValueError(
             f"{data}: {len(found)} {split} photos show three to twelve persons with {LEAST} labelled keypoints or more each, and "
-            f"{count} are wanted. Fix: ask for fewer clips, or give other photos."
+            f"two for each of {count} clips are wanted. Fix: ask for fewer clips, or give other photos."
         )
-    return [clip(seed, scene, people, size, frames) for seed, scene in enumerate(found[:count])]
+    return [clip(rank, found[rank], people, size, frames) for rank in range(0, 2 * count, 2)]

@@ -15,8 +15,8 @@ import math
 import numpy as np
 
 GAP = 0.5  # seconds that are filled
-ACCELERATION = 4.0  # person sizes per second^1.5, density of the random acceleration
-NOISE = 0.01  # person sizes, error of a keypoint without an error bar
+ACCELERATION = 1.0  # person sizes per second^1.5, density of the random acceleration
+NOISE = 0.02  # person sizes, error of a keypoint without an error bar
 DOF = 4.0  # of the Student-t law of errors
 PASSES = 3
 
@@ -47,8 +47,8 @@ def smooth_track(
     if not 0 < fps < math.inf:
         raise ValueError(f"fps must be positive, got {fps}.")
     xy = np.asarray(xy, np.float64)
-    if xy.ndim != 3 or xy.shape[2] != 2 or (sigma is not None and np.shape(sigma) != xy.shape[:2]):
-        raise ValueError(f"xy must be (T, K, 2) and sigma (T, K), got {xy.shape} and {np.shape(sigma)}.")
+    if xy.ndim != 3 or xy.shape[2] != 2 or (sigma is not None and sigma.shape != xy.shape[:2]):
+        raise ValueError(f"xy must be (T, K, 2) and sigma (T, K), got {xy.shape} and {sigma is not None and sigma.shape}.")
     seen = np.isfinite(xy).all(2)
     known = seen.any(0)
     out, spread = np.full(xy.shape, np.nan), np.full(xy.shape[:2], np.nan)
@@ -92,7 +92,8 @@ def _rts(xy: np.ndarray, seen: np.ndarray, variance: np.ndarray, density: float,
     first = xy[seen.argmax(0), np.arange(keypoints)]
     mean = np.stack((first, np.zeros_like(first)), 1)  # (K, 2 of place and velocity, 2 of x and y)
     cov = np.tile(np.diag([variance.max() * 1e2, density**2]), (keypoints, 1, 1))
-    means, covs, before, unsure = ([None] * frames for _ in range(4))
+    means, before = np.empty((2, frames, *mean.shape))
+    covs, unsure = np.empty((2, frames, *cov.shape))
     for t in range(frames):
         if t:
             mean, cov = step @ mean, step @ cov @ step.T + drift

@@ -20,7 +20,7 @@ import numpy as np
 
 from erpose_yolo.data.skeletons import COCO_17, keypoint_names
 from erpose_yolo.engine.offline import GAP, smooth_track
-from erpose_yolo.engine.smoothing import frame_rate
+from erpose_yolo.engine.smoothing import error_bars, frame_rate
 from erpose_yolo.files import written_whole
 
 COLUMNS = ("source", "frame", "id", "keypoint", "x", "y", "sigma", "score", "filled")
@@ -59,7 +59,8 @@ class TrackTable:
             try:
                 import pyarrow.parquet  # noqa: F401
             except ImportError:
-                raise ModuleNotFoundError(f"out={file}: Parquet needs pyarrow: pip install pyarrow, or give out=NAME.csv.") from None
+                fix = "pip install pyarrow, or give out=NAME.csv"
+                raise ModuleNotFoundError(f"out={file}: Parquet needs pyarrow: {fix}.") from None
         self._kind: type[_Text] | type[_Parquet] = kind
         self._frames: dict[str, int] = defaultdict(int)  # source: frames seen
         self._open: dict[tuple[str, int], list[tuple[int, np.ndarray]]] = {}  # tracks that wait for the smoother
@@ -105,7 +106,8 @@ class TrackTable:
                 given = getattr(getattr(predictor.model, "model", None), "kpt_names", None)
                 self._names = keypoint_names(given, result.keypoints.data.shape[1])
             source = str(predictor.dataset.sources[i] if mode == "stream" else result.path)
-            self.add(result, str(Path(source).parent) if mode == "image" else source, frame_rate(predictor, i) if self.offline else 0)
+            source = str(Path(source).parent) if mode == "image" else source
+            self.add(result, source, frame_rate(predictor, i) if self.offline else 0)
 
     def add(self, result: Any, source: str | None = None, fps: float = 0) -> None:
         """Add the next frame of a source.
@@ -126,11 +128,11 @@ class TrackTable:
         frame, ids = self._frames[source], None if result.boxes is None else result.boxes.id
         if ids is not None and result.keypoints is not None:
             found = result.keypoints.data.detach().cpu().double().numpy()
-            sigma = getattr(getattr(result, "erpose", None), "sigma", None)
+            sigma = error_bars(result)
             rows = np.full((*found.shape[:2], 4), np.nan)  # x, y, sigma, score
             rows[..., :2], rows[..., 3] = found[..., :2], found[..., 2] if found.shape[2] > 2 else 1
             if sigma is not None:
-                rows[..., 2] = np.asarray(sigma, np.float64)
+                rows[..., 2] = sigma
             for track, person in zip(ids.int().tolist(), rows):
                 if self.offline:
                     self._open.setdefault((source, track), []).append((frame, person))

@@ -6,9 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
+from test_smoothing import FPS, body, smoothed
 
 from erpose_yolo.engine.offline import smooth_track
-from test_smoothing import FPS, body, smoothed
 
 T, K = 90, 17
 

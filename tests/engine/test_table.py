@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from test_smoothing import FPS, A, Everybody, clip, frame  # noqa: F401  a fixture
 
 from erpose_yolo import ERPose
 from erpose_yolo.cli import main
 from erpose_yolo.engine import table as tables
 from erpose_yolo.engine.table import COLUMNS, TrackTable, read_table, smooth_table
-from test_smoothing import A, FPS, Everybody, clip, frame  # noqa: F401  a fixture
 
 K = 17
 OPTIONS = {"predictor": Everybody, "tracker": "bytetrack.yaml", "imgsz": 32, "verbose": False}

@@ -104,13 +104,6 @@ def resolve_data(data: object) -> object:
     return data if found is None else str(found)
 
 
-def resolve_tracker(tracker: Any) -> Any:
-    """Turn the bare name of a tracker that ships with the package into its path; leave everything else as it is."""
-    path = Path(str(tracker))
-    found = cfg_root() / "trackers" / path.with_suffix(".yaml").name
-    return str(found) if path.name == str(tracker) and not path.is_file() and found.is_file() else tracker
-
-
 def resolve_stored_data(data: object) -> object:
     """Resolve the ``data`` that a checkpoint stored, which may be the shipped YAML's path in another environment.
 

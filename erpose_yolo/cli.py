@@ -67,7 +67,6 @@ MODES = {
         """  smooth     True, or frames per second: keypoints of each track go through a One-Euro filter; offline: the table of
              out= is smoothed without lag, gaps of up to half a second are filled
   out        people.csv, people.json or people.parquet: one row for each keypoint of each person in each frame
-  tracker    erpose-oks.yaml tells people apart by keypoints; the default is {tracker}
   slices, overlap, batch   as for predict""",
     ),
     "export": (

@@ -225,13 +225,13 @@ class ERPose(YOLO):
         if offline and out is None:
             raise ValueError("smooth=offline smooths tracks that are over: give the table they go to, for example out=people.csv.")
         if out is not None and persist:
-            raise ValueError("out= is the table of one call, and persist=True goes on in the next. Fix: use engine.table.TrackTable.")
+            raise ValueError("out= is the table of one call, and persist=True goes on in the next. Use engine.table.TrackTable.")
         table = None if out is None else TrackTable(out, offline)
         if self._watch is None:
             self._watch = TrackWatch()
             self._watch.register(self)
         self._watch.persist = persist
-        kwargs["tracker"] = catalog.resolve_tracker(kwargs.get("tracker") or self.overrides.get("tracker") or TRACKER)
+        kwargs["tracker"] = kwargs.get("tracker") or self.overrides.get("tracker") or TRACKER
         register_tracker(self, persist)  # now, so that the smoother comes after it
         TrackSmoother.register(self, filtered, persist)
         if kwargs.get("slices") is not None:

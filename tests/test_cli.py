@@ -92,7 +92,7 @@ def test_the_tables_are_those_of_the_stock_command() -> None:
     flags = [ast.literal_eval(n) for n in ast.walk(tree) if isinstance(n, ast.Set)]
     assert set(cli.FLAGS) in flags
     for mode, keys in cli.OURS.items():
-        assert keys - {"smooth"} <= set(inspect.signature(model.ERPose.predict).parameters)
+        assert keys - {"smooth", "out"} <= set(inspect.signature(model.ERPose.predict).parameters)
         assert keys - {"slices", "overlap"} <= set(inspect.signature(getattr(model.ERPose, mode)).parameters)
         assert all(not erpose_yolo.upstream.compat.is_argument(key) for key in keys), "the stock command would take it itself"
 

@@ -1,4 +1,4 @@
-"""Clips with known truth made of photos: a crop that pans, zooms and sways over a crowded photo, through which cut-out people walk.
+"""Clips with known truth made of photos: a crop that pans, zooms and sways over a crowded photo, through which pasted people walk.
 
 The photo's own people stand still in the scene and move with the camera; the people who are pasted by their masks
 (copy_paste.cut) walk, bob and sway past them and past one another. Who is where is known, and each keypoint's place. Cut-outs have

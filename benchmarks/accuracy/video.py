@@ -1,9 +1,10 @@
-"""Video: identities kept and keypoints steadied, on clips whose truth is known: moving synthetic people, and pans over photos.
+"""Video: identities kept and keypoints steadied, on clips whose truth is known: moving synthetic people, and photos.
 
     pip install trackeval
     python -m benchmarks.accuracy.video                             # true keypoints with noise, no weights
     python -m benchmarks.accuracy.video --seeds 0 1 --weights "erpose-n=runs/compare/compare-synth/erpose-n-{seed}/weights/last.pt"
-    python -m benchmarks.accuracy.video --stock --photos coco-mini/data.yaml --frames 30 --weights erpose-n=erpose-n.pt \\
+    python -m benchmarks.accuracy.video --stock --clips 2 --photos coco-people/data.yaml --cutouts coco-mini --photo-clips 12 \\
+        --frames 60 --size 384 --imgsz 384 --mode NMS --cache detections --weights erpose-n=erpose-n.pt \\
         --trackers botsort tracktrack bytetrack --name video-trackers   # the trackers as ``yolo pose track`` runs them
 
 Tracking: every model runs on every frame once. The --trackers then follow its persons through Ultralytics' own tracking
@@ -12,16 +13,16 @@ starts at a score of --conf and continues down to 0.4 of it, which at 0.25 are t
 --stock each tracker keeps all scores of its YAML, and gets the detections that ``model.track`` gives it. The rows of true
 keypoints show what the trackers themselves lose; their scores are made up, so --stock leaves them out.
 
-The people of half of the clips come from --photos, if given: a window moves to and fro over a validation photo.
+With --photo-clips, people who are cut out of photos walk through photos under a moving camera (moving_photos.py). --cache keeps
+detections, so that another run of the same frames and weights compares trackers alone.
 
-IDF1, ID switches and recall come from TrackEval. A track matches a person where the OKS of its keypoints is 0.5 or more, with
+IDF1, HOTA, ID switches and recall come from TrackEval. A track matches a person where the OKS of its keypoints is 0.5 or more, by
 COCO's sigmas and the area of the visible box: the same rule for all, and it does not depend on boxes. IDF1 by box IoU of 0.5
-stands beside it; that evaluates the trackers' boxes, and ours are derived from keypoints. Frames with ids: the share of frames
-in which the tracker follows anybody. Switches and recall are the first tracker's.
+stands beside it; that evaluates the trackers' boxes, and ours are derived from keypoints. Recall is the first tracker's.
 
-Smoothing: the One-Euro filter of ``track(smooth=...)`` on true keypoints with Gaussian noise and on each model's tracks by the
-first tracker. The error is that of labelled keypoints of tracks matched to a person (OKS 0.5, unsmoothed); a keypoint that
-leaves the image while its track lives is left out. Jitter: rms of the error's second difference. Lag: the shift in time at
+Smoothing: raw keypoints, the One-Euro filter of ``track(smooth=True)`` and ``smooth=offline``, on true keypoints with Gaussian
+noise and on each model's tracks by the first tracker. The error is that of labelled keypoints of tracks matched to a person
+(OKS 0.5, unsmoothed); a keypoint that leaves the image while its track lives is left out. Jitter: rms of the error's second difference. Lag: the shift in time at
 which the keypoints fit the truth best, from a parabola through the squared error of whole-frame shifts. Models' own errors last
 longer than a frame, unlike the noise, and no low pass removes those.
 
@@ -52,10 +53,10 @@ from ultralytics.utils.checks import check_yaml
 from benchmarks import common
 from benchmarks.accuracy import moving_people, moving_photos
 from benchmarks.common import modes
-from erpose_yolo import ERPose, catalog
+from erpose_yolo import ERPose
 from erpose_yolo.data.drawing import PoseResults
 from erpose_yolo.data.synth.scene import box_iou
-from erpose_yolo.engine.offline import smooth_track
+from erpose_yolo.engine.offline import GAP, smooth_track
 from erpose_yolo.engine.smoothing import PoseSmoother, error_bars
 from erpose_yolo.method.oks import object_area, oks, sigmas_for
 
@@ -127,7 +128,7 @@ def follow(found: list[Results], tracker: str, start: float | None) -> list[Resu
         start: score at which a track starts; None leaves all scores to the YAML.
     """
     scores = {} if start is None else {"track_high_thresh": start, "new_track_thresh": start, "track_low_thresh": lowest(start)}
-    settings = {**YAML.load(check_yaml(catalog.resolve_tracker(f"{tracker}.yaml"))), **scores, "device": "cpu"}
+    settings = {**YAML.load(check_yaml(f"{tracker}.yaml")), **scores, "device": "cpu"}
     trackers = [TRACKER_MAP[tracker](args=IterableSimpleNamespace(**settings))]
     least = lowest(start)
     mode, dataset = SimpleNamespace(mode="track", task="pose"), SimpleNamespace(mode="image")
@@ -224,10 +225,13 @@ def steadiness(clip: Clip, tracks: list[Results], pairs: list[list[tuple[int, in
 
 def smoothed_offline(tracks: list[Results]) -> list[Results]:
     """Tracks of a clip smoothed by offline.smooth_track; gaps are not filled, so that all views have the same frames."""
-    spots: dict[int, list[tuple[int, int]]] = defaultdict(list)  # id: frame and row
+    spots: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # id and piece: frame and row
+    latest: dict[int, tuple[int, int]] = {}  # id: frame and piece
     for t, result in enumerate(tracks):
         for row, track in enumerate(persons(result)[0].tolist()):
-            spots[track].append((t, row))
+            before, piece = latest.get(track, (t, 0))
+            latest[track] = t, piece + (t - before > GAP * moving_people.FPS)
+            spots[track, latest[track][1]].append((t, row))
     moved = [result.keypoints.data.clone() for result in tracks]
     for where in spots.values():
         first, last = where[0][0], where[-1][0]

@@ -1,6 +1,6 @@
 """Plots the wrist of a synthetic walker over time: as found, through the One-Euro filter, and smoothed offline, with the truth.
 
-    python -m benchmarks.accuracy.wrist      # writes docs/wrist.png
+python -m benchmarks.accuracy.wrist      # writes docs/wrist.png
 """
 
 from __future__ import annotations

@@ -110,4 +110,3 @@ def _rts(xy: np.ndarray, seen: np.ndarray, variance: np.ndarray, density: float,
             cov = covs[t] + back @ (cov - unsure[t + 1]) @ back.transpose(0, 2, 1)
         places[t], variances[t] = mean[:, 0], cov[:, 0, 0]
     return places, variances.clip(0)
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,14 +35,6 @@ class ERPosePredictor(PosePredictor):
             return None
         found: Limbs = tuple((a, b) for a, b in limbs)
         return None if keypoints == len(COCO_17.names) and set(found) == set(COCO_17.limbs) else found
-
-    @property
-    def sigmas(self) -> Sequence[float] | None:
-        """OKS sigmas of the data set that the model was trained for; None where it had none."""
-        if self.model.format == "pt":
-            return getattr(self.model.model, "kpt_oks_sigmas", None)
-        found = getattr(self.model, "sigmas", None)  # of the export's metadata, which some formats keep as text
-        return json.loads(found) if isinstance(found, str) else found
 
     def construct_result(self, pred: Tensor, img: Tensor, orig_img: Any, img_path: str) -> PoseResults:
         """Results of one image, which draw the limbs of the network's data set."""

@@ -10,6 +10,7 @@ Shapes: P poses, K keypoints. Units: pixels of the whole image, unless a name sa
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -290,6 +291,14 @@ class SlicedPredictor(ERPosePredictor):
             boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
             results.append(Results(image, path=path, names=self.model.names, boxes=boxes, keypoints=poses.keypoints))
         return results
+
+    @property
+    def sigmas(self) -> Sequence[float] | None:
+        """OKS sigmas of the data set that the model was trained for; None where it had none."""
+        if self.model.format == "pt":
+            return getattr(self.model.model, "kpt_oks_sigmas", None)
+        found = getattr(self.model, "sigmas", None)  # of the export's metadata, which some formats keep as text
+        return json.loads(found) if isinstance(found, str) else found
 
     def write_results(self, i: int, p: Path, im: Tensor, s: list[str]) -> str:
         """Save and describe an image as the stock predictor does, with the number of views behind the persons."""

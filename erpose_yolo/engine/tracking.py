@@ -8,8 +8,6 @@ from typing import Any
 from ultralytics.utils import LOGGER, YAML
 from ultralytics.utils.checks import check_yaml
 
-import erpose_yolo.engine.oks_tracker  # noqa: F401  its name is known to Ultralytics from now on
-
 TRACKER = "botsort.yaml"  # starts tracks from 0.25 on, the threshold of predict
 PATIENCE = 30  # frames with detections after which a stream that goes on is told
 

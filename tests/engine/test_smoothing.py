@@ -242,7 +242,7 @@ def test_a_less_sure_keypoint_is_steadier():
         assert out.erpose is result.erpose
         points.append(out.keypoints.xy[0].numpy())
     tremble = np.diff(np.array(points)[10:], axis=0).std((0, 2))
-    assert tremble[4] < 0.5 * np.delete(tremble, 4).min()
+    assert tremble[4] < 0.6 * np.delete(tremble, 4).min()
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_a_video_that_ends_in_the_middle(clip: Path, tmp_path: Path):  # noqa: F
 
 def test_what_does_not_go_together_is_refused(clip: Path, tmp_path: Path):  # noqa: F811
     model = ERPose("erpose-n.yaml")
-    with pytest.raises(ValueError, match="give the table that they go to"):
+    with pytest.raises(ValueError, match="give the table they go to"):
         model.track(str(clip), smooth="offline", **OPTIONS)
     with pytest.raises(ValueError, match="out= is the table of one call"):
         model.track(str(clip), persist=True, out=tmp_path / "a.csv", **OPTIONS)

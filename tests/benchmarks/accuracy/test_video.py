@@ -140,9 +140,10 @@ def test_a_camera_films_a_photo_and_walkers():
             spots = keypoints[:, :2].astype(int).clip(0, 295)
             colour = frame.image[spots[:, 1], spots[:, 0], 0].astype(float)
             own = 80 + 40 * number if number < 3 else 240
-            assert np.abs(colour[keypoints[:, 2] == 2] - own).max() < 30
+            nearest = (240 - own) / 2 + 10  # outlines are soft
+            assert np.abs(colour[keypoints[:, 2] == 2] - own).max() < max(nearest, 30)
             if number < 3:
-                assert np.abs(colour[keypoints[:, 2] == 1] - own).min(initial=255) > 30
+                assert np.abs(colour[keypoints[:, 2] == 1] - 240).max(initial=0) < nearest
             covered += (keypoints[:, 2] == 1).sum()
             seen = keypoints[keypoints[:, 2] == 2, :2]
             assert (seen >= box[:2] - 2).all() and (seen <= box[2:] + 2).all()
@@ -194,7 +195,8 @@ def test_the_command_fills_a_table_of_the_trackers(
     (clip,) = moving_photos.clips(str(photo), "", "val", 1, 24, 120)
     assert pan == {"kind": "photos", **video.figures(clip, video.from_truth(clip, 0, 0), 0.25, ["ocsort", "bytetrack"])}
     header, _, *rows = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
-    assert header[1:3] == ["ocsort", "bytetrack"] and [row[0] for row in rows] == ["| true keypoints, drawn", "| true keypoints, photos"]
+    assert header[1:3] == ["ocsort", "bytetrack"]
+    assert [row[0] for row in rows] == ["| true keypoints, drawn", "| true keypoints, photos"]
     for clip_of, row in zip((drawn, pan), rows):
         figures = clip_of["tracking"]["bytetrack"]
         each = [f"{100 * figures[key]:.1f}" for key in ("IDF1", "IDF1 by IoU", "HOTA")]

@@ -22,9 +22,9 @@ stands beside it; that evaluates the trackers' boxes, and ours are derived from 
 
 Smoothing: raw keypoints, the One-Euro filter of ``track(smooth=True)`` and ``smooth=offline``, on true keypoints with Gaussian
 noise and on each model's tracks by the first tracker. The error is that of labelled keypoints of tracks matched to a person
-(OKS 0.5, unsmoothed); a keypoint that leaves the image while its track lives is left out. Jitter: rms of the error's second difference. Lag: the shift in time at
-which the keypoints fit the truth best, from a parabola through the squared error of whole-frame shifts. Models' own errors last
-longer than a frame, unlike the noise, and no low pass removes those.
+(OKS 0.5, unsmoothed); a keypoint that leaves the image while its track lives is left out. Jitter: rms of the error's second
+difference. Lag: the shift in time at which the keypoints fit the truth best, from a parabola through the squared error of
+whole-frame shifts. Models' own errors last longer than a frame, unlike the noise, and no low pass removes those.
 
 A finished run is not repeated; other weights are another run.
 """

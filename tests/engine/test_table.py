@@ -61,6 +61,20 @@ def test_gaps_are_filled_and_marked_but_long_ones_are_not(tmp_path: Path):
     assert np.allclose([float(nose["x"]), float(nose["y"])], A[0] + 18, atol=0.5) and float(nose["score"]) == 0
 
 
+def test_sources_of_different_pace_do_not_end_each_others_tracks(tmp_path: Path):
+    """Number 1 of one camera waits while another delivers: its own next frames decide, and neither is the other's person."""
+    seen, nobody = frame(A[None], [1]), frame(A[None], None)
+    with TrackTable(tmp_path / "a.csv", offline=True) as table:
+        table.add(seen, "slow", FPS)
+        for _ in range(40):
+            table.add(frame(A[None] + 300, [1]), "fast", FPS)
+        table.add(nobody, "slow", FPS)
+        table.add(seen, "slow", FPS)
+    rows = [r for r in read_table(tmp_path / "a.csv") if r["source"] == "slow"]
+    assert {r["frame"] for r in rows if r["filled"] == "True"} == {"2"} and {r["frame"] for r in rows} == {"1", "2", "3"}
+    assert all(float(r["x"]) < 300 for r in rows)
+
+
 def test_saved_tracks_are_smoothed_as_live_ones(tmp_path: Path):
     ids = [[1, 2]] * 4 + [[2]] * 2 + [[1, 2]] * 4 + [[2]] * 20 + [[1, 2]] * 2
     track = np.stack([np.stack((A, A + 300)) + np.random.default_rng(t).normal(0, 2, (2, K, 2)) for t in range(len(ids))])

@@ -66,7 +66,9 @@ MODES = {
     "track": (
         "follow people in videos",
         "erpose track source=street.mp4 smooth=True",
-        """  smooth     True, or frames per second: keypoints of each track go through a One-Euro filter
+        """  smooth     True, or frames per second: keypoints of each track go through a One-Euro filter; offline: the table of
+             out= is smoothed without lag, gaps of up to half a second are filled
+  out        people.csv, people.json or people.parquet: one row for each keypoint of each person in each frame
   slices, overlap, batch, show_sigma, save_sigma   as for predict""",
     ),
     "export": (
@@ -87,7 +89,7 @@ MODES = {
 # Arguments unknown to the stock command
 OURS = {
     "predict": {"slices", "overlap", "show_sigma", "save_sigma"},
-    "track": {"slices", "overlap", "show_sigma", "save_sigma", "smooth"},
+    "track": {"slices", "overlap", "show_sigma", "save_sigma", "smooth", "out"},
     "export": {"layout", "sigma"},
 }
 OUR_WORDS = frozenset().union(*OURS.values())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from erpose_yolo.arguments import check_arguments
 from erpose_yolo.engine.predictor import ERPosePredictor, with_sigma
 from erpose_yolo.engine.slicing import TILES, parse_sides, sliced_predictor
 from erpose_yolo.engine.smoothing import TrackSmoother
+from erpose_yolo.engine.table import TrackTable
 from erpose_yolo.engine.tracking import TRACKER, TrackWatch
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.engine.validator import ERPoseValidator
@@ -208,9 +210,15 @@ class ERPose(YOLO):
             )
 
     def track(
-        self, source: Any = None, stream: bool = False, persist: bool = False, smooth: float | bool = 0, **kwargs: Any
+        self,
+        source: Any = None,
+        stream: bool = False,
+        persist: bool = False,
+        smooth: float | bool | str = 0,
+        out: str | Path | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """Track, with keypoints smoothed per track if wanted.
+        """Track, with keypoints smoothed per track and written to a table if wanted.
 
         Without ``tracker=`` it is BoT-SORT, which starts tracks from a score of 0.25 on, so whoever predict shows is followed.
         Ultralytics' own default waits for 0.7, which the weights of a short training never reach (benchmarks/accuracy/video.py).
@@ -218,21 +226,43 @@ class ERPose(YOLO):
         Args:
             source, stream, persist, **kwargs: as ``YOLO.track`` takes them; ``slices`` and ``overlap`` as :meth:`predict` does.
             smooth: keypoints of each track go through a One-Euro filter (smoothing.py). ``True`` for a video or camera, which
-                knows its frame rate; else frames per second. 0 leaves keypoints as they are. Each call sets it anew.
+                knows its frame rate; else frames per second. 0 leaves keypoints as they are. Each call sets it anew. "offline":
+                the results are as they are found, and the table of ``out`` is smoothed without lag (offline.py).
+            out: file of a table of the tracks (table.py), which is there when the call, or with ``stream`` its loop, ends.
 
         Raises:
-            ValueError: smooth is not a frame rate, or True for a source that has none.
+            ValueError: smooth is not a frame rate, or asks for that of a source that has none; offline without out; out with
+                persist, whose calls go on from one another; out is no table's name.
+            ModuleNotFoundError: Parquet without pyarrow.
         """
+        offline = smooth == "offline"
+        filtered: Any = 0 if offline else smooth
+        if offline and out is None:
+            raise ValueError("smooth=offline smooths tracks that are over: give the table they go to, for example out=people.csv.")
+        if out is not None and persist:
+            raise ValueError("out= is the table of one call, and persist=True goes on in the next. Use engine.table.TrackTable.")
+        table = None if out is None else TrackTable(out, offline)
         if self._watch is None:
             self._watch = TrackWatch()
             self._watch.register(self)
         self._watch.persist = persist
         kwargs["tracker"] = kwargs.get("tracker") or self.overrides.get("tracker") or TRACKER
         register_tracker(self, persist)  # now, so that the smoother comes after it
-        TrackSmoother.register(self, smooth, persist)
+        TrackSmoother.register(self, filtered, persist)
         if kwargs.get("slices") is not None:
             kwargs.setdefault("batch", TILES)  # the stock method's default is 1
-        return super().track(source, stream, persist, **kwargs)
+        if table is None:
+            return super().track(source, stream, persist, **kwargs)
+        track = partial(super().track, source, stream, persist, **kwargs)
+
+        def frames() -> Iterator[Any]:
+            with table.behind(self):
+                yield from track()
+
+        if stream:
+            return frames()
+        with table.behind(self):
+            return track()
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with the data sets of this package known by name."""

@@ -98,7 +98,7 @@ def test_the_tables_are_those_of_the_stock_command() -> None:
     assert set(cli.FLAGS) in flags
     for mode, keys in cli.OURS.items():
         taken = {name for of in {mode, "predict" if mode == "track" else mode} for name in parameters(of)}  # track hands on
-        assert keys <= taken and (mode != "track" or "smooth" in parameters(mode))
+        assert keys <= taken and (mode != "track" or {"smooth", "out"} <= parameters(mode))
         assert all(not erpose_yolo.upstream.compat.is_argument(key) for key in keys), "the stock command would take it itself"
 
 

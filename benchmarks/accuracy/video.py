@@ -1,9 +1,10 @@
-"""Video: identities kept and keypoints steadied, on clips whose truth is known: moving synthetic people, and pans over photos.
+"""Video: identities kept and keypoints steadied, on clips whose truth is known: moving synthetic people, and photos.
 
     pip install trackeval
     python -m benchmarks.accuracy.video                             # true keypoints with noise, no weights
     python -m benchmarks.accuracy.video --seeds 0 1 --weights "erpose-n=runs/compare/compare-synth/erpose-n-{seed}/weights/last.pt"
-    python -m benchmarks.accuracy.video --stock --photos coco-mini/data.yaml --frames 30 --weights erpose-n=erpose-n.pt \\
+    python -m benchmarks.accuracy.video --stock --clips 2 --photos coco-people/data.yaml --cutouts coco-mini --photo-clips 12 \\
+        --frames 60 --size 384 --imgsz 384 --mode NMS --cache detections --weights erpose-n=erpose-n.pt \\
         --trackers botsort tracktrack bytetrack --name video-trackers   # the trackers as ``yolo pose track`` runs them
 
 Tracking: every model runs on every frame once. The --trackers then follow its persons through Ultralytics' own tracking
@@ -12,18 +13,18 @@ starts at a score of --conf and continues down to 0.4 of it, which at 0.25 are t
 --stock each tracker keeps all scores of its YAML, and gets the detections that ``model.track`` gives it. The rows of true
 keypoints show what the trackers themselves lose; their scores are made up, so --stock leaves them out.
 
-The people of half of the clips come from --photos, if given: a window moves to and fro over a validation photo.
+With --photo-clips, people who are cut out of photos walk through photos under a moving camera (moving_photos.py). --cache keeps
+detections, so that another run of the same frames and weights compares trackers alone.
 
-IDF1, ID switches and recall come from TrackEval. A track matches a person where the OKS of its keypoints is 0.5 or more, with
+IDF1, HOTA, ID switches and recall come from TrackEval. A track matches a person where the OKS of its keypoints is 0.5 or more, by
 COCO's sigmas and the area of the visible box: the same rule for all, and it does not depend on boxes. IDF1 by box IoU of 0.5
-stands beside it; that evaluates the trackers' boxes, and ours are derived from keypoints. Frames with ids: the share of frames
-in which the tracker follows anybody. Switches and recall are the first tracker's.
+stands beside it; that evaluates the trackers' boxes, and ours are derived from keypoints. Recall is the first tracker's.
 
-Smoothing: the One-Euro filter of ``track(smooth=...)`` on true keypoints with Gaussian noise and on each model's tracks by the
-first tracker. The error is that of labelled keypoints of tracks matched to a person (OKS 0.5, unsmoothed); a keypoint that
-leaves the image while its track lives is left out. Jitter: rms of the error's second difference. Lag: the shift in time at
-which the keypoints fit the truth best, from a parabola through the squared error of whole-frame shifts. Models' own errors last
-longer than a frame, unlike the noise, and no low pass removes those.
+Smoothing: raw keypoints, the One-Euro filter of ``track(smooth=True)`` and ``smooth=offline``, on true keypoints with Gaussian
+noise and on each model's tracks by the first tracker. The error is that of labelled keypoints of tracks matched to a person
+(OKS 0.5, unsmoothed); a keypoint that leaves the image while its track lives is left out. Jitter: rms of the error's second
+difference. Lag: the shift in time at which the keypoints fit the truth best, from a parabola through the squared error of
+whole-frame shifts. Models' own errors last longer than a frame, unlike the noise, and no low pass removes those.
 
 A finished run is not repeated; other weights are another run.
 """
@@ -50,11 +51,13 @@ from ultralytics.utils import TQDM, YAML, IterableSimpleNamespace
 from ultralytics.utils.checks import check_yaml
 
 from benchmarks import common
-from benchmarks.accuracy import moving_people
+from benchmarks.accuracy import moving_people, moving_photos
 from benchmarks.common import modes
 from erpose_yolo import ERPose
+from erpose_yolo.data.drawing import PoseResults
 from erpose_yolo.data.synth.scene import box_iou
-from erpose_yolo.engine.smoothing import PoseSmoother
+from erpose_yolo.engine.offline import GAP, smooth_track
+from erpose_yolo.engine.smoothing import PoseSmoother, error_bars
 from erpose_yolo.method.oks import object_area, oks, sigmas_for
 
 Clip = list[moving_people.Frame]
@@ -66,44 +69,6 @@ MATCH = 0.5  # OKS or IoU from which a track is a person
 # made-up detectors: noise in px and share of missed persons
 ORACLES = {"true keypoints": (0.0, 0.0), "1 px off": (1.0, 0.0), "2 px off, 10 % missed": (2.0, 0.1)}
 SHIFTS = range(-6, 13)  # frames
-WINDOW = 0.75  # of the side of a photo, what a panning camera sees
-
-
-def panned(data: str, count: int, frames: int, size: int) -> list[Clip]:
-    """Clips of a window that moves to and fro over validation photos of three to eight persons, those with the largest persons.
-
-    Args:
-        data: data YAML with 17-keypoint rows.
-        count: number of clips.
-        frames: of each clip.
-        size: side of the frames in px.
-
-    Raises:
-        ValueError: too few photos have such persons.
-    """
-    scenes: list[tuple[float, np.ndarray, np.ndarray, np.ndarray]] = []  # area of the smallest person, image, boxes, keypoints
-    for image, centred, keypoints in common.load_split(data, "val", round(size / WINDOW), lambda rows: 3 <= len(rows) <= 8):
-        if ((keypoints[..., 2] > 0).sum(1) >= 8).all():  # the OKS of few keypoints tells little
-            area = float(centred[:, 2:].prod(1).min())
-            scenes.append((area, image.transpose(1, 2, 0)[..., ::-1], common.corners(centred).numpy(), keypoints))
-    if len(scenes) < count:
-        raise ValueError(
-            f"{data}: {len(scenes)} validation photos show three to eight persons with eight labelled keypoints or more each, and "
-            f"{count} are wanted. Fix: give fewer --clips, of which half are photos, or other --photos."
-        )
-    out = []
-    for _, image, boxes, keypoints in sorted(scenes, key=lambda scene: -scene[0])[:count]:
-        clip: Clip = []
-        for turn in 2 * math.pi * np.arange(frames) / frames:
-            along = (1 + np.array((math.sin(turn), 0.5 * math.sin(2 * turn)))) / 2
-            x, y = np.round((image.shape[0] - size) * along).astype(int)
-            moved, seen = keypoints - (x, y, 0), np.clip(boxes - (x, y, x, y), 0, size)
-            moved[((moved[..., :2] < 0) | (moved[..., :2] >= size)).any(-1) | (keypoints[..., 2] == 0)] = 0
-            ids = np.flatnonzero((moved[..., 2] > 0).sum(1) >= 4)
-            frame = np.ascontiguousarray(image[y : y + size, x : x + size])
-            clip.append(moving_people.Frame(frame, ids, seen[ids].astype(np.float32), moved[ids].astype(np.float32)))
-        out.append(clip)
-    return out
 
 
 def from_truth(clip: Clip, noise: float, missed: float) -> list[Results]:
@@ -132,11 +97,26 @@ def lowest(start: float | None) -> float:
 
 
 def detector(name: str, path: Path, nms: bool | None, args: argparse.Namespace) -> Detector:
-    """A trained model that finds the persons in every frame of a clip."""
-    model = (ERPose if name.startswith("erpose") else YOLO)(str(path))
+    """A trained model that finds the persons in every frame of a clip; what --cache holds of a frame is not computed again."""
     options = {"conf": lowest(args.conf), "imgsz": args.imgsz, "device": args.device, "verbose": False}
     options |= {} if nms is None else {"nms": nms}
-    return lambda clip: [model.predict(frame.image, **options)[0].cpu() for frame in clip]
+    model = (ERPose if name.startswith("erpose") else YOLO)(str(path))
+    weights = hashlib.sha256(path.read_bytes() + repr(sorted(options.items())).encode()).hexdigest()[:16]
+
+    def find(image: np.ndarray) -> Results:
+        stored = args.cache and Path(args.cache) / weights / f"{hashlib.sha256(image.tobytes()).hexdigest()[:32]}.pt"
+        if not stored or not stored.is_file():
+            found = model.predict(image, **options)[0].cpu()
+            if not stored:
+                return found
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            sigma = getattr(getattr(found, "erpose", None), "sigma", None)
+            torch.save({"boxes": found.boxes.data, "keypoints": found.keypoints.data, "sigma": sigma}, stored)
+        rows = torch.load(stored)
+        result = Results(image, "", {0: "person"}, boxes=rows["boxes"], keypoints=rows["keypoints"])
+        return result if rows["sigma"] is None else PoseResults.of(result, None, rows["sigma"])
+
+    return lambda clip: [find(frame.image) for frame in clip]
 
 
 def follow(found: list[Results], tracker: str, start: float | None) -> list[Results]:
@@ -179,7 +159,7 @@ def similarity(frame: moving_people.Frame, result: Results, by: str = "OKS") -> 
 def score(clip: Clip, tracks: list[Results], by: str = "OKS") -> dict[str, float]:
     """TrackEval's figures of a clip, and the share of frames with identities."""
     try:
-        from trackeval.metrics import CLEAR, Identity
+        from trackeval.metrics import CLEAR, HOTA, Identity
     except ImportError as error:
         raise SystemExit(f"The tracking figures are TrackEval's: pip install trackeval ({error})") from None
     data: dict[str, Any] = {"num_timesteps": len(clip)}
@@ -192,6 +172,8 @@ def score(clip: Clip, tracks: list[Results], by: str = "OKS") -> dict[str, float
     clear, identity = (m.eval_sequence(data) for m in (CLEAR(quiet), Identity(quiet)))
     kept = float(np.mean([result.boxes.is_track for result in tracks]))
     figures = {"IDF1": identity["IDF1"], "switches": clear["IDSW"], "recall": clear["CLR_Re"]}
+    if by == "OKS":
+        figures["HOTA"] = HOTA({"PRINT_CONFIG": False}).eval_sequence(data)["HOTA"].mean()
     return {**{k: float(v) for k, v in figures.items()}, "frames with ids": kept}
 
 
@@ -241,6 +223,35 @@ def steadiness(clip: Clip, tracks: list[Results], pairs: list[list[tuple[int, in
     return {"jitter": jitter, "error": error, "lag": lag}
 
 
+def smoothed_offline(tracks: list[Results]) -> list[Results]:
+    """Tracks of a clip smoothed by offline.smooth_track; gaps are not filled, so that all views have the same frames."""
+    spots: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # id and piece: frame and row
+    latest: dict[int, tuple[int, int]] = {}  # id: frame and piece
+    for t, result in enumerate(tracks):
+        for row, track in enumerate(persons(result)[0].tolist()):
+            before, piece = latest.get(track, (t, 0))
+            latest[track] = t, piece + (t - before > GAP * moving_people.FPS)
+            spots[track, latest[track][1]].append((t, row))
+    moved = [result.keypoints.data.clone() for result in tracks]
+    for where in spots.values():
+        first, last = where[0][0], where[-1][0]
+        xy = np.full((last - first + 1, 17, 2), np.nan)
+        sigma = np.full(xy.shape[:2], np.nan)
+        for t, row in where:
+            xy[t - first] = tracks[t].keypoints.xy[row].numpy()
+            bars = error_bars(tracks[t])
+            sigma[t - first] = np.nan if bars is None else bars[row]
+        smooth, _ = smooth_track(xy, moving_people.FPS, sigma)
+        for t, row in where:
+            moved[t][row, :, :2] = torch.from_numpy(smooth[t - first])
+    out = []
+    for result, keypoints in zip(tracks, moved):
+        out.append(result.new())
+        out[-1].boxes = result.boxes
+        out[-1].update(keypoints=keypoints)
+    return out
+
+
 def figures(clip: Clip, found: list[Results], start: float | None, trackers: Sequence[str] = TRACKERS) -> common.Record:
     """All figures of what was found in a clip: by tracker, and of the first one's tracks before and after the filter."""
     tracks = {tracker: follow(found, tracker, start) for tracker in trackers}
@@ -248,31 +259,35 @@ def figures(clip: Clip, found: list[Results], start: float | None, trackers: Seq
     raw = tracks[trackers[0]]
     pairs, smoother = matches(clip, raw), PoseSmoother(moving_people.FPS)
     smooth = [smoother(result) for result in raw]
-    return {"tracking": scores, "raw": steadiness(clip, raw, pairs), "smooth": steadiness(clip, smooth, pairs)}
+    views = {"raw": raw, "smooth": smooth, "offline": smoothed_offline(raw)}
+    return {"tracking": scores, **{name: steadiness(clip, view, pairs) for name, view in views.items()}}
 
 
 def table(record: common.Record) -> str:
-    """Tracking in per cent, smoothing as before -> after: means over clips and seeds, IDF1 with its range."""
+    """Tracking in per cent and switches in a clip, smoothing as raw, One-Euro, offline: means over clips and seeds."""
     rows, trackers = [], record["setup"]["trackers"]
     for name, of in common.grouped(record["runs"]).items():
-        clips = [clip for r in of for clip in r["clips"]]
+        kinds: dict[str, list[common.Record]] = defaultdict(list)
+        for clip in (clip for r in of for clip in r["clips"]):
+            kinds[clip.get("kind", "")].append(clip)
+        for kind, clips in kinds.items():
 
-        def tracked(key: str, tracker: str = trackers[0], clips: list[common.Record] = clips) -> list[float]:
-            return [clip["tracking"][tracker][key] for clip in clips]
+            def mean(view: str, key: str, clips: list[common.Record] = clips) -> str:
+                values = [clip[view][key] for clip in clips if clip.get(view) and clip[view][key] is not None]
+                return f"{np.mean(values):.2f}" if values else "-"
 
-        def mean(view: str, key: str, clips: list[common.Record] = clips) -> str:
-            values = [clip[view][key] for clip in clips if clip[view] and clip[view][key] is not None]
-            return f"{np.mean(values):.2f}" if values else "-"
+            def tracked(key: str, tracker: str, scale: float = 100, clips: list[common.Record] = clips) -> str:
+                values = [clip["tracking"][tracker].get(key) for clip in clips]
+                return "-" if None in values else f"{scale * np.mean(values):.1f}"
 
-        cells = []
-        for tracker in trackers:
-            kept, by_iou = (100 * np.mean(tracked(key, tracker)) for key in ("frames with ids", "IDF1 by IoU"))
-            cells.append(f"{kept:.0f}, {common.mean_range(tracked('IDF1', tracker))}, {by_iou:.1f}")
-        counts = [f"{np.mean(tracked('switches')):.1f}", f"{100 * np.mean(tracked('recall')):.1f}"]
-        steady = [f"{mean('raw', key)} -> {mean('smooth', key)}" for key in ("jitter", "error", "lag")]
-        rows.append([name, *cells, *counts, *steady])
-    header = ["frames with ids, IDF1, IDF1 by box IoU", *trackers, "switches in a clip", "recall"]
-    return common.markdown([*header, "jitter, px/frame^2, smoothed", "error, px, smoothed", "lag, frames, smoothed"], rows)
+            cells = [
+                ", ".join((*(tracked(key, t) for key in ("IDF1", "IDF1 by IoU", "HOTA")), tracked("switches", t, 1)))
+                for t in trackers
+            ]
+            steady = [" / ".join(mean(view, key) for view in ("raw", "smooth", "offline")) for key in ("jitter", "error", "lag")]
+            rows.append([f"{name}{kind and ', '}{kind}", *cells, tracked("recall", trackers[0]), *steady])
+    header = ["IDF1, by box, HOTA, switches", *trackers, "recall", "jitter, px/frame^2", "error, px", "lag, frames"]
+    return common.markdown(header, rows)
 
 
 def main() -> None:
@@ -283,10 +298,15 @@ def main() -> None:
     starts.add_argument("--conf", type=float, default=0.25, help="score at which a track starts")
     starts.add_argument("--stock", dest="conf", action="store_const", const=None, help="leave all scores to the trackers' YAMLs")
     parser.add_argument("--trackers", nargs="+", default=list(TRACKERS), choices=list(TRACKER_MAP), help="first the smoothed one")
-    parser.add_argument("--photos", metavar="DATA", help="data YAML with 17 keypoints: half of the clips pan over its photos")
+    parser.add_argument("--photos", metavar="DATA", help="data YAML with 17 keypoints: clips of its photos, moving_photos.py")
+    parser.add_argument("--cutouts", metavar="FOLDER", help="of people to paste, with images/train, labels/train, masks/train")
+    parser.add_argument("--split", default="val", choices=["train", "val"], help="of the photos: tune on train, judge on val")
+    parser.add_argument("--photo-clips", type=int, default=0, help="clips of photos, beside the drawn ones")
+    parser.add_argument("--mode", choices=["one-to-one", "NMS"], help="of stock models; both where they have both")
+    parser.add_argument("--cache", metavar="FOLDER", help="keeps the detections of each frame")
     parser.add_argument("--imgsz", type=int, default=320, help="input of the networks in px")
     parser.add_argument("--size", type=int, default=320, help="side of the images in px")
-    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--clips", type=int, default=4, help="drawn clips")
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--people", nargs=2, type=int, default=[5, 8], help="persons in a clip, fewest and most")
     parser.add_argument("--device", default="cpu")
@@ -303,19 +323,27 @@ def main() -> None:
                 parser.error(f"--weights {text}: there is no file {path}. Give NAME=FILE of a trained .pt.")
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
             for mode, nms in modes(name).items():
+                if args.mode and mode and mode.strip() != args.mode:
+                    continue
                 detectors[name + mode, seed, digest] = partial(detector, name, path, nms, args)
 
     if not detectors:
         parser.error("--stock leaves out made-up detections, so nothing is left to track. Fix: give --weights NAME=FILE.")
     setup = {k: getattr(args, k) for k in ("conf", "imgsz", "size", "clips", "frames", "people", "trackers")}
-    setup["photos"] = args.photos and "/".join(Path(args.photos).parts[-2:])
-    people, drawn = tuple(args.people), args.clips // 2 if args.photos else args.clips
-    clips = panned(args.photos, args.clips - drawn, args.frames, args.size) if args.photos else []
-    clips[:0] = [moving_people.clip(s, args.size, args.frames, people) for s in TQDM(range(drawn), desc="clips", disable=False)]
+    if args.photo_clips:
+        if not args.photos or not args.cutouts:
+            parser.error("--photo-clips takes --photos DATA and --cutouts FOLDER.")
+        setup |= {"photos": "/".join(Path(args.photos).parts[-2:]), "split": args.split, "photo clips": args.photo_clips}
+    people = tuple(args.people)
+    drawn = [moving_people.clip(s, args.size, args.frames, people) for s in TQDM(range(args.clips), desc="clips", disable=False)]
+    clips = [("drawn", clip) for clip in drawn]
+    if args.photo_clips:
+        made = moving_photos.clips(args.photos, args.cutouts, args.split, args.photo_clips, args.frames, args.size)
+        clips += [("photos", clip) for clip in made]
 
     def run(model: str, seed: int, source: str) -> list[dict[str, Any]]:
         find = detectors[model, seed, source]()
-        return [{"clips": [figures(clip, find(clip), args.conf, args.trackers) for clip in clips]}]
+        return [{"clips": [{"kind": kind, **figures(clip, find(clip), args.conf, args.trackers)} for kind, clip in clips]}]
 
     todo = [dict(zip(("model", "seed", "source"), key)) for key in detectors]
     common.complete(args.name, setup, todo, run, table)

@@ -16,10 +16,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from ultralytics.engine.results import Results
+from ultralytics.utils import LOGGER
 
 # On walking people whose keypoints are off by 1 px this lowers jitter and error at a lag of a third of a frame; a lower cut-off
 # (1 Hz, 4) is steadier, but lags by half a frame, which costs all that is gained in error (benchmarks/accuracy/video.py).
 MIN_CUTOFF, BETA = 2.0, 8.0
+ERROR = 0.03  # person sizes, the standard deviation at which the error bar leaves the cut-off as it is
+NONSENSE, USUAL = 1000.0, 30.0  # frames per second from which a rate is none, and what is assumed then
 
 
 def alpha(cutoff: np.ndarray | float, interval: float) -> np.ndarray | float:
@@ -46,13 +49,15 @@ class OneEuro:
         self.value: np.ndarray | None = None
         self.speed: np.ndarray | None = None
 
-    def __call__(self, xy: np.ndarray, size: float, interval: float) -> np.ndarray:
+    def __call__(self, xy: np.ndarray, size: float, interval: float, sigma: np.ndarray | None = None) -> np.ndarray:
         """Filter the keypoints of a frame.
 
         Args:
             xy: (K, 2) pixels.
             size: of the person, pixels.
             interval: seconds since the last call.
+            sigma: (K,) standard deviations in pixels: cut-offs are lower for a keypoint that is less sure than ERROR person sizes,
+                and higher for one that is surer.
 
         Returns:
             (K, 2) pixels.
@@ -63,6 +68,8 @@ class OneEuro:
         speed = (xy - self.value) / (interval * max(size, 1.0))
         self.speed = self.speed + alpha(self.speed_cutoff, interval) * (speed - self.speed)
         cutoff = self.min_cutoff + self.beta * np.linalg.norm(self.speed, axis=1, keepdims=True)
+        if sigma is not None:
+            cutoff = cutoff * (ERROR * max(size, 1.0) / np.maximum(sigma, 1e-9)).clip(0.25, 4)[:, None]
         self.value = self.value + alpha(cutoff, interval) * (xy - self.value)
         return self.value
 
@@ -99,17 +106,21 @@ class PoseSmoother:
             return result
         keypoints = result.keypoints.data.clone()
         sizes = (result.boxes.xywh[:, 2:].prod(1).sqrt()).tolist()
+        sigma = error_bars(result)
+        sigmas = [None] * len(sizes) if sigma is None else list(sigma)
         for row, (track, size) in enumerate(zip(ids.int().tolist(), sizes)):
             euro, last = self.tracks.get(track, (None, 0))
             missing = (self.frame - last) / self.fps
             if euro is None or missing > self.forget:
                 euro, missing = OneEuro(self.min_cutoff, self.beta), 1 / self.fps
-            filtered = euro(keypoints[row, :, :2].cpu().numpy(), size, missing)
+            filtered = euro(keypoints[row, :, :2].cpu().numpy(), size, missing, sigmas[row])
             keypoints[row, :, :2] = torch.as_tensor(filtered, dtype=keypoints.dtype, device=keypoints.device)
             self.tracks[track] = (euro, self.frame)
         self.tracks = {k: v for k, v in self.tracks.items() if self.frame - v[1] <= self.forget * self.fps}
         out = result.new()
         out.boxes, out.speed = result.boxes, result.speed
+        if sigma is not None:
+            out.erpose = result.erpose
         out.update(keypoints=keypoints)
         return out
 
@@ -170,15 +181,36 @@ class TrackSmoother:
             if (path, result.orig_shape) not in sources:
                 if not self.persist:
                     sources.clear()
-                sources[path, result.orig_shape] = PoseSmoother(self._rate(predictor, i))
+                sources[path, result.orig_shape] = PoseSmoother(frame_rate(predictor, i, self.smooth))
             predictor.results[i] = sources[path, result.orig_shape](result)
 
-    def _rate(self, predictor: Any, i: int) -> float:
-        """Frames per second that are seen of source i."""
-        if self.smooth is not True:
-            return float(self.smooth)
-        rate = getattr(predictor.dataset, "fps", None) if predictor.dataset.mode in ("video", "stream") else None
-        rate = rate[i] if isinstance(rate, (list, tuple)) else rate
-        if not rate or not 0 < rate < math.inf:
-            raise ValueError("smooth=True needs a source that knows its frame rate; give it, for example smooth=30.")
-        return float(rate) / max(int(predictor.args.vid_stride), 1)
+
+def error_bars(result: Any) -> np.ndarray | None:
+    """(P, K) standard deviations of keypoints in pixels; None where results carry none (``result.erpose.sigma``)."""
+    sigma = getattr(getattr(result, "erpose", None), "sigma", None)
+    return None if sigma is None else torch.as_tensor(sigma).detach().cpu().double().numpy()
+
+
+def frame_rate(predictor: Any, i: int, given: float | bool = True) -> float:
+    """Frames per second that are seen of source i; a video's where ``given`` is True.
+
+    A video or camera whose file says nothing, or nonsense (containers write 1000 or 90000 where they do not know), is taken
+    to have USUAL frames per second, as Ultralytics takes streams, and that is said once per source.
+
+    Raises:
+        ValueError: the source is no video, and no rate is given.
+    """
+    if given is not True:
+        return float(given)
+    dataset = predictor.dataset
+    if dataset.mode not in ("video", "stream"):
+        raise ValueError("smooth needs a source that knows its frame rate, and images have none; give it, for example smooth=30.")
+    rate = getattr(dataset, "fps", None)
+    rate = rate[i] if isinstance(rate, (list, tuple)) else rate
+    if rate is None or not 0 < rate < NONSENSE:
+        source = str(predictor.results[i].path)
+        if getattr(predictor, "told", None) != source:
+            predictor.told = source
+            LOGGER.warning(f"{source}: {rate} frames per second cannot be, {USUAL:g} are assumed. Give smooth=RATE if you know it.")
+        rate = USUAL
+    return float(rate) / max(int(predictor.args.vid_stride), 1)

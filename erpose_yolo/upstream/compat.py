@@ -208,7 +208,9 @@ CONTRACTS = (
     UpstreamContract(
         "ultralytics.engine.model:Model.predict", "(self, source=None, stream=False, predictor=None)", "slices bring another"
     ),
-    UpstreamContract("ultralytics.trackers:register_tracker", "(model, persist, /)", "smoothing is registered behind it"),
+    UpstreamContract("ultralytics.data.loaders:LoadStreams.__init__", "uses sources fps", "tables name streams; their frame rates"),
+    UpstreamContract("ultralytics.data.loaders:LoadImagesAndVideos._new_video", "uses fps", "smooth=True and smooth=offline"),
+    UpstreamContract("ultralytics.trackers:register_tracker", "(model, persist, /)", "smoothing and tables come behind it"),
     UpstreamContract(
         "ultralytics.trackers.track:on_predict_postprocess_end", "uses trackers results mode", "smoothing reads these"
     ),

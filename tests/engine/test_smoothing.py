@@ -213,10 +213,36 @@ def test_the_source_knows_its_rate(fps, stride, rate):
     assert [smooth.fps for smooth in sources.values()] == [rate]
 
 
-@pytest.mark.parametrize("mode, fps", [("image", None), ("image", 25.0), ("video", 0.0), ("video", float("nan"))])
-def test_a_source_without_a_rate_is_refused(mode, fps):
-    with pytest.raises(ValueError, match="smooth=True needs a source that knows its frame rate"):
-        Predictor(mode, fps=fps).see(TrackSmoother(True, False), ("a", A))
+@pytest.mark.parametrize("fps", [None, 25.0])
+def test_images_have_no_rate(fps):
+    with pytest.raises(ValueError, match="smooth needs a source that knows its frame rate, and images have none"):
+        Predictor("image", fps=fps).see(TrackSmoother(True, False), ("a", A))
+
+
+@pytest.mark.parametrize("fps", [None, 0.0, -5.0, float("nan"), 1000.0, 90000.0, [0]])
+def test_a_rate_that_cannot_be_is_the_usual_one_and_said_once(fps, log):
+    predictor, smoother = Predictor("stream" if isinstance(fps, list) else "video", fps=fps), TrackSmoother(True, False)
+    for _ in range(3):
+        predictor.see(smoother, ("a.mp4", A))
+    (sources,) = smoother.filters.values()
+    assert [smooth.fps for smooth in sources.values()] == [30]
+    assert sum("a.mp4: " in line and "cannot be, 30 are assumed" in line for line in log) == 1
+
+
+def test_a_less_sure_keypoint_is_steadier():
+    """Error bars set the strength: one large bar, the others small, and the same tremble."""
+    rng = np.random.default_rng(9)
+    smooth, points = PoseSmoother(FPS), []
+    sigma = np.full((1, K), 3.0)
+    sigma[0, 4] = 12.0
+    for _ in range(60):
+        result = frame(A[None] + rng.normal(0, 1, (1, K, 2)), [1])
+        result.erpose = SimpleNamespace(sigma=torch.tensor(sigma))
+        out = smooth(result)
+        assert out.erpose is result.erpose
+        points.append(out.keypoints.xy[0].numpy())
+    tremble = np.diff(np.array(points)[10:], axis=0).std((0, 2))
+    assert tremble[4] < 0.6 * np.delete(tremble, 4).min()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.accuracy import moving_people, video
+from benchmarks.accuracy import moving_people, moving_photos, video
+from benchmarks.accuracy.copy_paste import Cutout
 from erpose_yolo import ERPose
 
 
@@ -85,6 +86,7 @@ def test_perfect_detections_are_tracked_perfectly(two: list, tracker: str):
     tracks = video.follow(video.from_truth(two, 0, 0), tracker, 0.25)
     for by in ("OKS", "IoU"):
         figures = video.score(two, tracks, by)
+        assert figures.pop("HOTA", 1) == pytest.approx(1)
         assert figures == {"IDF1": 1, "switches": 0, "recall": 1, "frames with ids": 1}
 
 
@@ -107,41 +109,73 @@ def test_trackers_keep_their_own_scores_where_none_is_given(two: list):
     assert share(unsure, "bytetrack", 0.6) == 0
 
 
+def bars() -> moving_photos.Scene:
+    """A photo of three people: bars of one colour each, with keypoints along their middle."""
+    image = np.full((400, 600, 3), 20, np.uint8)
+    boxes, keypoints = [], np.zeros((3, 17, 3))
+    for i in range(3):
+        x = 120 + 150 * i
+        image[100:300, x - 12 : x + 12] = 80 + 40 * i
+        boxes.append((x - 12, 100, x + 12, 300))
+        keypoints[i, :9] = np.stack((np.full(9, x), np.linspace(110, 290, 9), np.full(9, 2)), 1)
+    return image, np.array(boxes, float), keypoints
+
+
+def walker(colour: int = 240) -> Cutout:
+    """A cut-out: a bar, too."""
+    level = np.full((120, 30, 4), colour, np.uint8)
+    level[..., 3] = 255
+    keypoints = np.zeros((17, 3))
+    keypoints[:10] = np.stack((np.full(10, 15), np.linspace(8, 112, 10), np.full(10, 2)), 1)
+    return Cutout([level], keypoints, 3600, True, "a")
+
+
+def test_a_camera_films_a_photo_and_walkers():
+    """Who is where is where the frames show them; the covered are hidden; the camera moves, and the same people walk on."""
+    clip = moving_photos.clip(1, bars(), [walker()], size=296, frames=30)
+    covered, counts = 0, set()
+    for frame in clip:
+        assert frame.image.shape == (296, 296, 3) and len(frame.ids) == len(frame.boxes) == len(frame.keypoints)
+        for number, box, keypoints in zip(frame.ids, frame.boxes, frame.keypoints):
+            spots = keypoints[:, :2].astype(int).clip(0, 295)
+            colour = frame.image[spots[:, 1], spots[:, 0], 0].astype(float)
+            own = 80 + 40 * number if number < 3 else 240
+            nearest = (240 - own) / 2 + 10  # outlines are soft
+            assert np.abs(colour[keypoints[:, 2] == 2] - own).max() < max(nearest, 30)
+            if number < 3:
+                assert np.abs(colour[keypoints[:, 2] == 1] - 240).max(initial=0) < nearest
+            covered += (keypoints[:, 2] == 1).sum()
+            seen = keypoints[keypoints[:, 2] == 2, :2]
+            assert (seen >= box[:2] - 2).all() and (seen <= box[2:] + 2).all()
+        counts |= set(frame.ids.tolist())
+    assert covered > 5 and len(counts) >= 5
+    assert np.array_equal(clip[-1].image, moving_photos.clip(1, bars(), [walker()], size=296, frames=30)[-1].image)
+
+
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    """Data YAML of one photo of 160 px: three upright bars side by side, each of its own grey and with 17 keypoints."""
-    for kind in ("images", "labels"):
-        (tmp_path / "bars" / kind / "val").mkdir(parents=True)
-    image, rows = np.zeros((160, 160, 3), np.uint8), []
-    for k, x in enumerate((8, 60, 112)):
-        image[40:120, x : x + 40] = 80 + 60 * k
-        row = [0, (x + 20) / 160, 0.5, 0.25, 0.5]
-        for keypoint in range(17):
-            row += [(x + 2 + 2 * keypoint) / 160, (44 + 4 * keypoint) / 160, 2]
-        rows.append(" ".join(map(str, row)))
-    cv2.imwrite(str(tmp_path / "bars" / "images" / "val" / "a.png"), image)
-    (tmp_path / "bars" / "labels" / "val" / "a.txt").write_text("\n".join(rows))
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set of two such photos; the cut-outs are made up."""
+    monkeypatch.setattr(moving_photos, "cutouts", lambda folder, half: [walker()])
+    image, boxes, keypoints = bars()
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / "bars" / kind / split).mkdir(parents=True)
+    sides = np.array(image.shape[1::-1])
+    rows = [
+        np.concatenate(([0], (box[:2] + box[2:]) / 2 / sides, (box[2:] - box[:2]) / sides, (points / [*sides, 1]).ravel()))
+        for box, points in zip(boxes, keypoints)
+    ]
+    for name in "ab":
+        cv2.imwrite(str(tmp_path / "bars" / "images" / "val" / f"{name}.png"), image)
+        np.savetxt(tmp_path / "bars" / "labels" / "val" / f"{name}.txt", rows)
     data = tmp_path / "bars" / "data.yaml"
-    data.write_text(f"path: {data.parent}\ntrain: images/val\nval: images/val\nkpt_shape: [17, 3]\nnames: {{0: person}}\n")
+    data.write_text(f"path: {tmp_path / 'bars'}\ntrain: images/train\nval: images/val\nkpt_shape: [17, 3]\nnames: {{0: person}}\n")
     return data
 
 
-def test_a_camera_pans_over_photos(photo: Path):
-    """Who is where in the window is where the photo shows them; who leaves it is no person of that frame."""
-    (clip,) = video.panned(str(photo), 1, 16, 120)
-    assert len(clip) == 16 and all(frame.image.shape == (120, 120, 3) for frame in clip)
-    middles = [frame.keypoints[frame.ids == 1, 8, 0].item() for frame in clip]
-    assert np.ptp(middles) > 30 and {len(frame.ids) for frame in clip} == {2, 3}
-    for frame in clip:
-        for number, box, keypoints in zip(frame.ids, frame.boxes, frame.keypoints):
-            seen = keypoints[keypoints[:, 2] > 0, :2].round().astype(int).clip(0, 119)
-            assert (frame.image[seen[:, 1], seen[:, 0], 0] == 80 + 60 * number).all()
-            assert (seen >= box[:2] - 1).all() and (seen <= box[2:] + 1).all()
-
-
 def test_too_few_photos_are_an_error(photo: Path):
-    with pytest.raises(ValueError, match="1 validation photos show three to eight .* 2 are wanted. Fix: "):
-        video.panned(str(photo), 2, 4, 120)
+    with pytest.raises(ValueError, match="2 val photos show three to twelve .* Fix: "):
+        moving_photos.clips(str(photo), "", "val", 2, 4, 120)
 
 
 def test_the_command_fills_a_table_of_the_trackers(
@@ -150,21 +184,24 @@ def test_the_command_fills_a_table_of_the_trackers(
     """One drawn and one panned clip; the result file says which trackers and photos, and where no folder lies."""
     pytest.importorskip("trackeval")
     monkeypatch.setattr(video, "ORACLES", {"true keypoints": (0.0, 0.0)})
-    argv = ["video.py", "--photos", str(photo), "--trackers", "ocsort", "bytetrack", "--clips", "2", "--frames", "24"]
-    monkeypatch.setattr("sys.argv", [*argv, "--size", "120", "--people", "3", "3"])
+    argv = ["video.py", "--photos", str(photo), "--cutouts", "x", "--trackers", "ocsort", "bytetrack", "--clips", "1"]
+    monkeypatch.setattr("sys.argv", [*argv, "--photo-clips", "1", "--frames", "24", "--size", "120", "--people", "3", "3"])
     video.main()
     text = (results / "video.json").read_text()
     record = json.loads(text)
     assert record["setup"]["trackers"] == ["ocsort", "bytetrack"] and record["setup"]["photos"] == "bars/data.yaml"
     assert str(photo.parent.parent) not in text
     drawn, pan = record["runs"][0]["clips"]
-    (clip,) = video.panned(str(photo), 1, 24, 120)
-    assert pan == video.figures(clip, video.from_truth(clip, 0, 0), 0.25, ["ocsort", "bytetrack"]) != drawn
-    header, _, row = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
-    assert header[1:3] == ["ocsort", "bytetrack"] and row[0] == "| true keypoints"
-    each = [[clip["tracking"]["bytetrack"][key] for clip in (drawn, pan)] for key in ("frames with ids", "IDF1", "IDF1 by IoU")]
-    kept, idf1, by_iou = (100 * np.mean(values) for values in each)
-    assert row[2] == f"{kept:.0f}, {idf1:.1f} ({100 * min(each[1]):.1f} to {100 * max(each[1]):.1f}), {by_iou:.1f}"
+    (clip,) = moving_photos.clips(str(photo), "", "val", 1, 24, 120)
+    assert pan == {"kind": "photos", **video.figures(clip, video.from_truth(clip, 0, 0), 0.25, ["ocsort", "bytetrack"])}
+    header, _, *rows = (line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    assert header[1:3] == ["ocsort", "bytetrack"]
+    assert [row[0] for row in rows] == ["| true keypoints, drawn", "| true keypoints, photos"]
+    for clip_of, row in zip((drawn, pan), rows):
+        figures = clip_of["tracking"]["bytetrack"]
+        each = [f"{100 * figures[key]:.1f}" for key in ("IDF1", "IDF1 by IoU", "HOTA")]
+        assert row[2] == ", ".join((*each, f"{figures['switches']:.1f}"))
+        assert row[5].count(" / ") == 2, "raw, One-Euro, offline"
 
 
 @pytest.mark.parametrize(("more", "word"), [(["--conf", "0.3"], "not allowed with"), ([], "give --weights NAME=FILE")])
@@ -225,7 +262,7 @@ def test_follow_is_what_track_does(filmed: list, tmp_path: Path):
     with torch.no_grad():  # unless its normalisation fits, a random network sees next to nothing of its input
         model.model.train()(torch.from_numpy(np.stack([frame.image for frame in filmed])).permute(0, 3, 1, 2) / 255)
     model.save(file)
-    found = video.detector("erpose-n", file, None, Namespace(conf=0.25, imgsz=160, device="cpu"))(filmed)
+    found = video.detector("erpose-n", file, None, Namespace(conf=0.25, imgsz=160, device="cpu", cache=None))(filmed)
     options = {"tracker": "bytetrack.yaml", "conf": 0.1, "imgsz": 160, "device": "cpu", "verbose": False}
     model = ERPose(file)
     direct = [model.track(frame.image, persist=t > 0, **options)[0] for t, frame in enumerate(filmed)]

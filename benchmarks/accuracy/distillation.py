@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.utils.patches import torch_load
 from ultralytics.utils.torch_utils import unwrap_model
 
 from benchmarks import common
@@ -77,19 +78,22 @@ class BothTrainer(FeatureTrainer):
     poses = True
 
 
-def run(label: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+def run(model: str, label: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Train with what the label says, and evaluate the last weights."""
     folder = Path(args.out).absolute() / args.name / f"{label or 'none'}-{seed}".replace(" ", "-")
     last = folder / "weights" / "last.pt"
-    begin, resume = time.perf_counter(), last.exists()
-    trainer = {"features": FeatureTrainer, "features and poses": BothTrainer}.get(label, ERPoseTrainer)
-    model = ERPose(str(last) if resume else "erpose-n.yaml")
-    model.add_callback("on_train_start", lambda trainer: trainer.model.to(memory_format=torch.channels_last))
-    model.train(
-        trainer, data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, fraction=args.fraction,
-        seed=seed, workers=0, cache="ram", val=False, plots=False, verbose=False, amp=False, device="cpu", pretrained=args.start,
-        resume=resume, distill_model=args.teacher if label else None, project=str(folder.parent), name=folder.name, exist_ok=True, **TRAIN, **SHORT,
-    )  # fmt: skip
+    before = torch_load(last, map_location="cpu") if last.exists() else None
+    begin = time.perf_counter()
+    if not before or before["epoch"] >= 0:  # else it came to its end, and was not evaluated
+        trainer = {"features": FeatureTrainer, "features and poses": BothTrainer}.get(label, ERPoseTrainer)
+        network = ERPose(str(last) if before else f"{model}.yaml")
+        network.add_callback("on_train_start", lambda trainer: trainer.model.to(memory_format=torch.channels_last))
+        network.train(
+            trainer, data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed, workers=0,
+            fraction=args.fraction, cache="ram", val=False, plots=False, verbose=False, amp=False, device="cpu",
+            pretrained=args.start, distill_model=args.teacher if label else None, resume=bool(before),
+            project=str(folder.parent), name=folder.name, exist_ok=True, **TRAIN, **SHORT,
+        )  # fmt: skip
     seconds = round(time.perf_counter() - begin)
     evaluated = argparse.Namespace(data=args.data, imgsz=args.eval_imgsz, device="cpu")
     return [{"seconds": seconds, **figures(last, evaluated, None)}]
@@ -124,7 +128,7 @@ def main() -> None:
         "train": TRAIN,
         "augment": SHORT,
     }
-    todo = [{"label": label, "seed": seed} for seed in args.seeds for label in args.only]
+    todo = [{"model": "erpose-n", "label": label, "seed": seed} for seed in args.seeds for label in args.only]
     common.complete(args.name, setup, todo, lambda **who: run(**who, args=args), table)
 
 

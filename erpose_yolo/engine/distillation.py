@@ -40,7 +40,7 @@ class Teacher:
         k = student.kpt_shape[0]
         for what, ours, theirs in (
             ("strides", student.stride.tolist(), model.stride.tolist()),
-            ("keypoints", k, model.kpt_shape[0]),
+            ("keypoints", k, model.model[-1].kpt_shape[0]),
             ("keypoints", *(keypoint_names(getattr(m, "kpt_names", None), k) for m in (student, model))),
             ("input channels", *(m.yaml.get("channels", 3) for m in (student, model))),
         ):

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import common
-from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, graft, slices, video
+from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, graft, slices, video
 from benchmarks.robustness import crash, endurance, export
 from benchmarks.speed import convert, evaluate, import_cost, latency, memory, size, step
 
@@ -46,6 +46,11 @@ TOOLS: dict[str, tuple[str, ModuleType, str]] = {
     "evaluate": ("Exact evaluation", evaluate, ""),
     "convert": ("`erpose convert coco` of a set as large as COCO's", convert, ""),
     "import-cost": ("The autoload file", import_cost, ""),
+    "distillation": (
+        "A short training with a teacher",
+        distillation,
+        " --data coco-people/data.yaml --start yolo26n.pt --teacher yolo26n-pose.pt",
+    ),
     "derived-boxes": ("Boxes derived from keypoints, against labelled ones", derived_boxes, " --data coco-mini/data.yaml"),
 }
 

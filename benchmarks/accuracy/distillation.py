@@ -110,6 +110,14 @@ def table(record: common.Record) -> str:
     return common.markdown(["learnt from the teacher", *columns.values(), "minutes"], rows)
 
 
+def summary(record: common.Record) -> str:
+    """One sentence: the table's AP and misses."""
+    setup = record["setup"]
+    rows = [f"{100 * r['AP']:.1f}, {100 * r['misses']:.0f} with {r['label'] or 'labels alone'}" for r in record["runs"]]
+    budget = f"{setup['epochs']} epochs of {100 * setup['fraction']:.0f} % of {setup['data']}, {setup['imgsz']} px"
+    return f"AP, misses per 100 persons: {'; '.join(rows)}; {budget}"
+
+
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--data", required=True, help="data YAML")

@@ -50,9 +50,10 @@ class Teacher:
                 )
         self.classes = _shared_classes(student.names, model.names)
         if not self.classes[0]:
+            theirs, ours = (", ".join(list(of.names.values())[:5]) for of in (model, student))
             raise ValueError(
-                f"distill_model={weights}: the teacher's classes {list(model.names.values())} are none of the student's "
-                f"{list(student.names.values())}. Give a teacher that knows one of them by name, or as many."
+                f"distill_model={weights}: the teacher's {len(model.names)} classes ({theirs} ...) are none of the student's "
+                f"{len(student.names)} ({ours} ...). Give a teacher that knows one of them by name, or as many."
             )
         device = next(student.parameters()).device
         self.model = model.float().eval().requires_grad_(False).to(device)

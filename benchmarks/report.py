@@ -47,7 +47,7 @@ TOOLS: dict[str, tuple[str, ModuleType, str]] = {
     "convert": ("`erpose convert coco` of a set as large as COCO's", convert, ""),
     "import-cost": ("The autoload file", import_cost, ""),
     "distillation": (
-        "A short training with a teacher",
+        "A teacher, one run each of 2,000 images: too short to rank",
         distillation,
         " --data coco-people/data.yaml --start yolo26n.pt --teacher yolo26n-pose.pt",
     ),

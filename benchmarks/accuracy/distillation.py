@@ -4,7 +4,8 @@
 
 erpose-n begins with backbone and neck of ``--start``, and ``erpose eval`` evaluates the last weights on the validation split.
 "poses" is ``distill_model=``; "features" is what Ultralytics does with that argument, necks' outputs as targets through a
-learned projection, and is no part of the package. A finished run is not repeated; an interrupted one continues from its last epoch.
+learned projection; it is implemented here, not in the package. The defaults are what two busy cores allow: too short to rank
+the rows (all AP below 1). A finished run is not repeated; an interrupted one continues from its last epoch.
 """
 
 from __future__ import annotations
@@ -105,15 +106,15 @@ def table(record: common.Record) -> str:
     columns |= {"duplicates": "duplicates / 100 persons", "misses": "misses / 100 persons"}
     rows = []
     for run in record["runs"]:
-        figures = [f"{100 * run[key]:.1f}" if run.get(key, -1) >= 0 else "-" for key in columns]
-        rows.append([run["label"] or "labels alone", *figures, f"{run['seconds'] / 60:.1f}"])
-    return common.markdown(["learnt from the teacher", *columns.values(), "minutes"], rows)
+        figures = [f"{100 * run[key]:.2f}" if run.get(key, -1) >= 0 else "-" for key in columns]
+        rows.append([run["label"] or "nothing: labels alone", run["seed"], *figures])
+    return common.markdown(["learnt from the teacher", "seed", *columns.values()], rows)
 
 
 def summary(record: common.Record) -> str:
     """One sentence: the table's AP and misses."""
     setup = record["setup"]
-    rows = [f"{100 * r['AP']:.1f}, {100 * r['misses']:.0f} with {r['label'] or 'labels alone'}" for r in record["runs"]]
+    rows = [f"{100 * r['AP']:.2f}, {100 * r['misses']:.1f} with {r['label'] or 'labels alone'}" for r in record["runs"]]
     budget = f"{setup['epochs']} epochs of {100 * setup['fraction']:.0f} % of {setup['data']}, {setup['imgsz']} px"
     return f"AP, misses per 100 persons: {'; '.join(rows)}; {budget}"
 

@@ -45,4 +45,5 @@ def test_table() -> None:
     figures = {"AP": 0.1, "AP50": 0.2, "AP75": 0.0, "AR": 0.1, "AP_hard": -1.0, "duplicates": 0.012, "misses": 0.5}
     runs = [{"model": "erpose-n", "label": label, "seed": 0, "seconds": 90, **figures} for label in ("", "poses")]
     rows = distillation.table({"runs": runs}).splitlines()[2:]
-    assert rows[0] == "| labels alone | 10.0 | 20.0 | 0.0 | 10.0 | - | 1.2 | 50.0 | 1.5 |" and rows[1].startswith("| poses |")
+    assert rows[0] == "| nothing: labels alone | 0 | 10.00 | 20.00 | 0.00 | 10.00 | - | 1.20 | 50.00 |"
+    assert rows[1].startswith("| poses | 0 |")

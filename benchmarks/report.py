@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import common
-from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, error_bars, graft, slices, video
+from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, error_bars, graft, slices, video
 from benchmarks.robustness import crash, endurance, export
 from benchmarks.speed import convert, evaluate, import_cost, latency, memory, size, step
 
@@ -55,6 +55,11 @@ TOOLS: dict[str, tuple[str, ModuleType, str]] = {
         "Error bars of keypoints, fitted on training photos",
         error_bars,
         " judge --data coco-people.yaml --weights calibrated.pt",
+    ),
+    "distillation": (
+        "A teacher, one run each of 2,000 images: too short to rank",
+        distillation,
+        " --data coco-people/data.yaml --start yolo26n.pt --teacher yolo26n-pose.pt",
     ),
 }
 

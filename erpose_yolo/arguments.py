@@ -41,7 +41,6 @@ class NoEffect(NamedTuple):
 
 
 REFUSED = {
-    "distill_model": Refusal(("train",), (), "Distillation is not supported yet: train without it."),
     "quantize": Refusal(
         ("train",), (8,), "Quantization-aware training is not supported: train without it, then export with quantize=8."
     ),
@@ -65,7 +64,6 @@ WITHOUT_EFFECT = {
     "kobj": NoEffect(("train",), _GAINS),
     "rle": NoEffect(("train",), _GAINS),
     "cls_pw": NoEffect(("train",), "the score loss has no class weights"),
-    "dis": NoEffect(("train",), "it is the gain of distill_model=, which is not supported yet"),
     "overlap_mask": NoEffect(("train",), _SEGMENT),
     "mask_ratio": NoEffect(("train",), _SEGMENT),
     "retina_masks": NoEffect(_USE, _SEGMENT),

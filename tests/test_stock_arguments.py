@@ -250,6 +250,11 @@ TRAIN: dict[str, dict[str, Probe]] = {
         "fraction": (0.5, lambda run: len(run.trainer.train_loader.dataset) == 4),
         "cfg": ("LR", lambda run: {g["initial_lr"] for g in run.groups} == {0.03}),
     },
+    "taught": {"distill_model": ("TEACHER", lambda run: run.distillation > 0)},
+    "taught more": {
+        "distill_model": ("TEACHER", lambda run: run.distillation > 0),
+        "dis": (12.0, lambda run: math.isclose(run.distillation, 2 * run.other("taught").distillation, rel_tol=1e-4)),
+    },
 }
 
 
@@ -257,7 +262,7 @@ def train(home: Path, family: str, group: str, given: dict[str, Any], patch: pyt
     """Train two epochs with what is given."""
     seen = Listener(patch)
     replace = {"PROJECT": str(home / family / "PROJECT"), "LR": str(home / "lr.yaml"), "DATA": str(home / "data.yaml")}
-    replace["SWAPPED"] = str(home / f"{family}-swapped.pt")
+    replace |= {"SWAPPED": str(home / f"{family}-swapped.pt"), "TEACHER": str(home / "stock-swapped.pt")}
     given = {k: replace.get(v, v) if isinstance(v, str) else v for k, v in given.items()}
     few = {"epochs": 2, "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
     few |= {"data": str(home / "data.yaml"), "project": str(home / family), "name": group, "optimizer": "SGD", "exist_ok": True}
@@ -265,14 +270,14 @@ def train(home: Path, family: str, group: str, given: dict[str, Any], patch: pyt
     if given.get("cfg"):
         few.pop("lr0", None)
     run = Run(epochs=[], batches=[], validations=[], saved=[], lr=[], mosaic=[], transforms={}, dtypes=set(), read=seen.read)
-    run.log, run.compiled = seen.log, seen.compiled
+    run.log, run.compiled, run.distillation = seen.log, seen.compiled, 0.0
     run.given = new_model(home, family, "-swapped")
     model = new_model(home, family)
     batch: dict[str, Any] = {}
 
     def started(trainer: Any) -> None:
         run.trainer, run.deterministic = trainer, torch.are_deterministic_algorithms_enabled()
-        network = trainer.model
+        network = getattr(trainer.model, "student_model", trainer.model)  # stock wraps student and teacher
         run.groups = [dict(g) for g in trainer.optimizer.param_groups]
         run.initial, run.scores = network.model[0].conv.weight.detach().clone(), score_rows(network)
         run.before = {k: v.detach().clone() for k, v in network.named_parameters()}
@@ -295,6 +300,9 @@ def train(home: Path, family: str, group: str, given: dict[str, Any], patch: pyt
 
         trainer.preprocess_batch = preprocessed
 
+    def batch_over(trainer: Any) -> None:
+        run.distillation = run.distillation or float(trainer.loss_items.get("dis_loss", 0))  # of the first batch
+
     def epoch_over(trainer: Any) -> None:
         run.epochs.append(trainer.epoch)
         run.lr.append(trainer.optimizer.param_groups[-1]["lr"])
@@ -305,6 +313,7 @@ def train(home: Path, family: str, group: str, given: dict[str, Any], patch: pyt
             run.validations.append(run.trainer.epoch)
 
     model.add_callback("on_train_start", started)
+    model.add_callback("on_train_batch_end", batch_over)
     model.add_callback("on_train_epoch_end", epoch_over)
     model.add_callback("on_val_start", validated)
     model.add_callback("on_model_save", lambda trainer: run.saved.append(trainer.epoch))
@@ -312,7 +321,7 @@ def train(home: Path, family: str, group: str, given: dict[str, Any], patch: pyt
     run.folder = run.trainer.save_dir
     run.files = {f.name for f in run.folder.iterdir()}
     run.weights = list((run.folder / "weights").iterdir())
-    after = dict(run.trainer.model.named_parameters())
+    after = dict(getattr(run.trainer.model, "student_model", run.trainer.model).named_parameters())
     run.moved = {k.split(".")[1] for k, v in run.before.items() if not torch.equal(v, after[k])}
     return run
 
@@ -722,7 +731,8 @@ def small(home: Path, **more: Any) -> dict[str, Any]:
     return {"data": str(home / "data.yaml"), "imgsz": 64, "batch": 4, "device": "cpu", "plots": False, "verbose": False, **more}
 
 
-def test_time_limit_lets_the_schedules_arrive(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("taught", [{}, {"distill_model": "stock.pt"}], ids=["", "taught"])
+def test_time_limit_lets_the_schedules_arrive(home: Path, monkeypatch: pytest.MonkeyPatch, taught: dict[str, str]) -> None:
     """time= changes the number of epochs on the way; the loss schedules follow it and end at 1, the learning rate at its end.
 
     The clock is a fake one: an epoch takes a minute, so that ten minutes are ten epochs, not the hundred of epochs=.
@@ -742,16 +752,16 @@ def test_time_limit_lets_the_schedules_arrive(home: Path, monkeypatch: pytest.Mo
         "on_train_batch_start", lambda trainer: started.append(getattr(getattr(trainer.model, "criterion", None), "progress", 0.0))
     )
     model.add_callback("on_train_epoch_end", over)
-    model.train(time=6 / 60, epochs=100, val=False, optimizer="SGD", project=str(home / "ours"), name="time", **small(home))
+    taught = {key: str(home / file) for key, file in taught.items()}
+    model.train(
+        time=6 / 60, epochs=100, val=False, optimizer="SGD", project=str(home / "ours"), name="time", **small(home), **taught
+    )
     assert len(progress) in (6, 7)
     assert started[0] == 0 and started == sorted(started) and started[-1] == pytest.approx(1)
     assert rates[-1] < 0.3
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [({"distill_model": "yolo26n-pose.pt"}, "Distillation is not supported"), ({"quantize": 8}, "Quantization-aware training")],
-)
+@pytest.mark.parametrize(("given", "words"), [({"quantize": 8}, "Quantization-aware training")])
 def test_refused(home: Path, given: dict[str, Any], words: str) -> None:
     """What training cannot do stops it in one sentence, before anything is written."""
     assert set(given) <= set(REFUSED)

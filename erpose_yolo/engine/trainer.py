@@ -26,6 +26,7 @@ from erpose_yolo.data.dataset import ERPoseDataset, build_dataset
 from erpose_yolo.data.drawing import plot_skeletons
 from erpose_yolo.data.skeletons import limbs_of, read_kpt_shape
 from erpose_yolo.engine import checkpoint
+from erpose_yolo.engine.distillation import DistillingCriterion, Teacher
 from erpose_yolo.engine.validator import ERPoseValidator
 from erpose_yolo.files import atomic_replace
 from erpose_yolo.method.boxes import fit_margins
@@ -56,6 +57,7 @@ class ERPoseTrainer(PoseTrainer):
 
     Attributes:
         model_class: what is built and trained.
+        teacher: of ``distill_model=``.
         waiting: batches since the last optimiser step, whose gradients wait for the next one.
     """
 
@@ -65,6 +67,8 @@ class ERPoseTrainer(PoseTrainer):
     wdir: Path
     last: Path
     best: Path
+    teacher: Teacher | None = None
+    _teacher_file: str | Path | None = None
     waiting = 0
     _accumulate = 1
     _state: dict[str, Any] | None = None  # of the checkpoint, until the first epoch after a resume begins
@@ -74,8 +78,9 @@ class ERPoseTrainer(PoseTrainer):
         overrides = dict(overrides or {})
         if overrides.get("data"):
             overrides["data"] = catalog.resolve_data(overrides["data"])
-        if overrides.get("pretrained"):
-            overrides["pretrained"] = catalog.resolve_weights(overrides["pretrained"], SETTINGS["weights_dir"])
+        for key in ("pretrained", "distill_model"):
+            if overrides.get(key):
+                overrides[key] = catalog.resolve_weights(overrides[key], SETTINGS["weights_dir"])
         check_arguments("train", overrides)
         super().__init__(cfg, overrides, _callbacks)
         if RANK != -1 and self.world_size:  # the stock count is that of this machine's GPUs
@@ -135,13 +140,30 @@ class ERPoseTrainer(PoseTrainer):
         return model
 
     def set_model_attributes(self) -> None:
-        """Attach keypoint names, limbs and sigmas to the model, and say which sigmas are used."""
+        """Attach keypoint names, limbs and sigmas to the model, say which sigmas are used, and find the teacher."""
         super().set_model_attributes()
         shape, sigmas = list(self.data["kpt_shape"]), self.data.get("kpt_oks_sigmas")
         self.model.kpt_shape = shape
         self.model.skeleton = [list(limb) for limb in limbs_of(self.data, shape[0])]
+        if self._teacher_file:
+            self.teacher = Teacher(self._teacher_file, self.model)
         if MAIN:
             LOGGER.info(describe_sigmas(shape[0], sigmas))
+
+    def _setup_train(self) -> None:
+        """Stock set-up of the student alone, then its loss with the teacher's.
+
+        The stock wrapper of student and teacher would be what is averaged and saved, and knows features alone.
+        """
+        self._teacher_file, self.args.distill_model = self.args.distill_model, None
+        try:
+            super()._setup_train()
+        finally:
+            self.args.distill_model = self._teacher_file
+        if self.teacher:
+            network = unwrap_model(self.model)
+            updates = getattr(getattr(network, "criterion", None), "updates", 0)  # of a resumed run
+            network.criterion = DistillingCriterion(network, self.teacher, updates)
 
     def _build_train_pipeline(self) -> None:
         """Stock loaders and optimiser, then what depends on them.

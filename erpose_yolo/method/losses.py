@@ -114,14 +114,27 @@ class Assignment:
 
 
 @dataclass(frozen=True)
-class BatchContext:
-    """What assignment and losses of one batch share: targets, the grid, ignore regions, candidates."""
+class Grid:
+    """Cells of a pyramid."""
 
-    targets: Targets
-    shapes: Sequence[tuple[int, int]]
     centres: Tensor  # (2, A) pixels
     strides: Tensor  # (1, A) pixels
     level: Tensor  # (A, 3) first cell, height and width in cells of each cell's level
+
+    @classmethod
+    def of(cls, shapes: Sequence[tuple[int, int]], strides: Sequence[float], like: Tensor) -> Grid:
+        """Grid of levels (height, width) in cells; type and device from ``like``."""
+        counts = torch.tensor([h * w for h, w in shapes])
+        levels = torch.tensor([[int(counts[:i].sum()), h, w] for i, (h, w) in enumerate(shapes)])
+        return cls(*make_cells(shapes, strides, like), levels.repeat_interleave(counts, 0).to(like.device))
+
+
+@dataclass(frozen=True)
+class BatchContext(Grid):
+    """What assignment and losses of one batch share: the grid, targets, ignore regions, candidates."""
+
+    targets: Targets
+    shapes: Sequence[tuple[int, int]]
     background: Tensor  # (B, A) bool: may be trained as background, i.e. lies in no ignore region
     found: Candidates
 
@@ -146,6 +159,28 @@ class Side:
     def tensors(self) -> list[Tensor]:
         every = (self.scores, self.offsets, self.visibility, self.log_spread, self.refinement, self.box)
         return [v for v in every if v is not None]
+
+
+def predicted_poses(side: Side, image: Tensor, cell: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor]]:
+    """Poses that some cells predict.
+
+    Args:
+        side: outputs of the assignment.
+        image: (D,) image index of each cell.
+        cell: (D,) its index in that image.
+        grid: the cells.
+
+    Returns:
+        Keypoints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
+        place of a sample is no matter of what was found there: the coarse keypoints have a loss of their own.
+    """
+    stride = grid.strides.T[cell]
+    keypoints = decode_keypoints(side.offsets[image, :, :, cell], grid.centres.T[cell], stride)
+    spread = side.log_spread[image, :, cell]
+    if side.refinement is None:
+        return [(keypoints, spread)]
+    moved, wider = refine_picked(keypoints.detach(), side.refinement, image, grid.level[cell], stride)
+    return [(keypoints, spread), (moved, spread + wider)]
 
 
 def box_overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,11 +363,11 @@ class ERPoseLoss:
         return similarity
 
     def _scene(self, offsets: Tensor, targets: Targets, shapes: Sequence[tuple[int, int]]) -> BatchContext:
-        centres, strides = make_cells(shapes, self.strides, offsets)
-        if offsets.shape[3] != centres.shape[1] or offsets.shape[1] != targets.keypoints.shape[1]:
+        grid = Grid.of(shapes, self.strides, offsets)
+        if offsets.shape[3] != grid.centres.shape[1] or offsets.shape[1] != targets.keypoints.shape[1]:
             raise ValueError(
                 f"offsets must be (B, K, 2, A) with K={targets.keypoints.shape[1]} keypoints of the targets and "
-                f"A={centres.shape[1]} cells of the levels {list(shapes)}, got {tuple(offsets.shape)}"
+                f"A={grid.centres.shape[1]} cells of the levels {list(shapes)}, got {tuple(offsets.shape)}"
             )
         background = outside_boxes(targets.ignore_image, targets.ignore_box, shapes, self.strides, len(offsets))
         found = assigner.find_candidates(
@@ -343,10 +378,7 @@ class ERPoseLoss:
             center_sampling_window=self.center_sampling_window,
             size_range=self.size_range,
         )
-        counts = torch.tensor([h * w for h, w in shapes])
-        levels = torch.tensor([[int(counts[:i].sum()), h, w] for i, (h, w) in enumerate(shapes)])
-        level = levels.repeat_interleave(counts, 0).to(offsets.device)
-        return BatchContext(targets, shapes, centres, strides, level, background, found)
+        return BatchContext(grid.centres, grid.strides, grid.level, targets, shapes, background, found)
 
     @torch.no_grad()
     def assign(self, name: str, side: Side, context: BatchContext, progress: float) -> Assignment:
@@ -363,7 +395,7 @@ class ERPoseLoss:
         person, column = found.valid.nonzero(as_tuple=True)
         cell = found.cell[person, column]
         some = zip(torch.split(person, AT_ONCE), torch.split(cell, AT_ONCE))
-        keypoints = torch.cat([self._poses(side, p, c, context)[-1][0] for p, c in some])
+        keypoints = torch.cat([predicted_poses(side, targets.image[p], c, context)[-1][0] for p, c in some])
         labelled = targets.keypoints[person][..., 2] > 0
         error = oks_error(keypoints, targets.keypoints[person], targets.area[person], self.sigmas.to(keypoints.device))
         similarity = mean_over_labelled(kernel(error, schedule(self.kernel_dof, progress)), labelled)
@@ -389,22 +421,6 @@ class ERPoseLoss:
             target = floor + (1 - floor) * quality[p, c]
         return Assignment(p, found.cell[p, c], target)
 
-    @staticmethod
-    def _poses(side: Side, person: Tensor, cell: Tensor, context: BatchContext) -> list[tuple[Tensor, Tensor]]:
-        """Poses that cells predict in the images of the persons they are paired with.
-
-        Returns:
-            Keypoints (D, K, 2) in pixels and log spread (D, K): the deployed ones last, before them those not yet refined. The
-            place of a sample is no matter of what was found there: the coarse keypoints have a loss of their own.
-        """
-        image, stride = context.targets.image[person], context.strides.T[cell]
-        keypoints = decode_keypoints(side.offsets[image, :, :, cell], context.centres.T[cell], stride)
-        spread = side.log_spread[image, :, cell]
-        if side.refinement is None:
-            return [(keypoints, spread)]
-        moved, wider = refine_picked(keypoints.detach(), side.refinement, image, context.level[cell], stride)
-        return [(keypoints, spread), (moved, spread + wider)]
-
     def _pose_terms(self, side: Side, pairs: Assignment, context: BatchContext) -> dict[str, Tensor]:
         """Pose, visibility and box loss by name; each person weighs the same, however many cells learn it."""
         targets = context.targets
@@ -413,7 +429,7 @@ class ERPoseLoss:
         labelled = wanted[..., 2] > 0
         weight = self._weight(pairs, len(targets.image))
         losses = []
-        for keypoints, spread in self._poses(side, pairs.person, cell, context):
+        for keypoints, spread in predicted_poses(side, image, cell, context):
             error = oks_error(keypoints, wanted, targets.area[pairs.person], self.sigmas.to(keypoints.device))
             losses.append(self.pose_loss(error, spread, labelled))
         pose = losses[-1] + self.aux_loss_gain * sum(losses[:-1], torch.zeros_like(weight))
@@ -437,7 +453,7 @@ class ERPoseLoss:
         """
         targets = context.targets
         image, wanted = targets.image[pairs.person], targets.keypoints[pairs.person]
-        keypoints, spread = self._poses(replace(one2many, refinement=None), pairs.person, pairs.cell, context)[0]
+        keypoints, spread = predicted_poses(replace(one2many, refinement=None), image, pairs.cell, context)[0]
         stride = context.strides.T[pairs.cell]
         moved, wider = refine_picked(keypoints.detach(), refinement, image, context.level[pairs.cell], stride)
         error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))

@@ -277,14 +277,14 @@ class Criterion:
             batch: collated Ultralytics batch with img, batch_idx, cls, bboxes, keypoints (normalised).
 
         Returns:
-            Loss times batch size (Ultralytics' convention) and the detached terms by name.
+            Loss times batch size, a vector of one entry (Ultralytics' convention), and the detached terms by name.
         """
         outputs = preds[1] if isinstance(preds, tuple) else preds
         assert outputs.one2one is not None
         images = outputs.one2one.offsets
         self.loss.sigmas = lax_sigmas(self.sigmas, self.progress)
         loss, items = self.loss(outputs, to_targets(batch, images.device), self.progress)
-        return loss * len(images), items
+        return loss[None] * len(images), items
 
 
 def to_targets(batch: dict[str, Any], device: torch.device) -> Targets:

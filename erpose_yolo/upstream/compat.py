@@ -128,6 +128,18 @@ CONTRACTS = (
         "box margins are fitted when it has made the loaders; else derived boxes keep default margins",
     ),
     UpstreamContract(
+        "ultralytics.engine.trainer:BaseTrainer._setup_train",
+        "uses setup_model set_model_attributes distill_model",
+        "a teacher is loaded in the second of these, and the stock wrapper of student and teacher kept off",
+    ),
+    UpstreamContract(
+        "ultralytics.nn.modules:Pose.kpts_decode", "(self, kpts, /)", "keypoints of a teacher, in the cells of its last call"
+    ),
+    UpstreamContract("ultralytics.nn.modules:Pose.forward_head", "uses kpts", "raw keypoints of a teacher"),
+    UpstreamContract("ultralytics.nn.modules:Detect.forward", "uses one2one one2many", "raw outputs of a teacher, by assignment"),
+    UpstreamContract("ultralytics.nn.modules:Detect._inference", "uses scores", "raw scores of a teacher"),
+    UpstreamContract("ultralytics.nn.tasks:load_checkpoint", "(weight, /, device=None)", "reads a teacher"),
+    UpstreamContract(
         "ultralytics.engine.trainer:BaseTrainer._build_train_pipeline", "uses train_loader test_loader", "labels for the margins"
     ),
     UpstreamContract(
@@ -275,8 +287,8 @@ REPLACED = {
     "ultralytics.models.yolo.model:YOLO": "__init__ _load _new benchmark calibrate export load predict save task_map track val",
     "ultralytics.nn.tasks:PoseModel": "__init__ init_criterion load predict",
     "ultralytics.nn.modules:Pose": "__init__ agnostic_nms bias_init end2end forward fuse",
-    "ultralytics.models.yolo.pose:PoseTrainer": "__init__ _build_train_pipeline build_dataset final_eval get_dataset get_model "
-    "get_validator optimizer_step plot_training_samples resume_training save_model set_model_attributes",
+    "ultralytics.models.yolo.pose:PoseTrainer": "__init__ _build_train_pipeline _setup_train build_dataset final_eval get_dataset "
+    "get_model get_validator optimizer_step plot_training_samples resume_training save_model set_model_attributes",
     "ultralytics.models.yolo.pose:PoseValidator": "__init__ build_dataset gather_stats get_stats init_metrics plot_predictions "
     "plot_val_samples postprocess pred_to_json preprocess print_results update_metrics",
     "ultralytics.models.yolo.pose:PosePredictor": "construct_result inference postprocess setup_model",

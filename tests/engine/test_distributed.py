@@ -19,6 +19,7 @@ from ultralytics.utils.dist import find_free_network_port
 
 from erpose_yolo import ERPose
 from erpose_yolo.engine import trainer
+from erpose_yolo.engine.distillation import DistillingCriterion, Teacher
 from erpose_yolo.nn.network import ERPoseModel
 
 # Persons of each of four images, the first two of process 0; -1: one without labelled keypoints, an ignore region
@@ -60,6 +61,21 @@ def make_model() -> ERPoseModel:
     return model
 
 
+def make_teacher() -> ERPoseModel:
+    """A network that is surer of persons in some images than in others."""
+    torch.manual_seed(1)
+    teacher = ERPoseModel("erpose-n.yaml", nc=1, verbose=False)
+    for tower in teacher.model[-1].one2one_score:
+        torch.nn.init.normal_(tower[-1].weight, std=4.0)
+        torch.nn.init.constant_(tower[-1].bias, -2.0)
+    return teacher
+
+
+def teach(model: ERPoseModel, file: str | Path) -> None:
+    """Have a model learn from a teacher, too."""
+    model.criterion = DistillingCriterion(model, Teacher(file, model))
+
+
 def gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor], processes: int) -> dict[str, torch.Tensor]:
     """Gradients of the stock loop: loss times batch size, times the number of processes."""
     model.zero_grad()
@@ -81,6 +97,9 @@ found = {}
 for _ in range(2):  # an unused parameter is told of in the next step
     for name, persons in here.SCENES.items():
         found[name] = here.gradients(model, here.share(here.make_batch(persons), rank), 2)
+here.teach(model.module, sys.argv[2])
+found["taught"] = here.gradients(model, here.share(here.make_batch(here.SCENES["uneven"]), rank), 2)
+model.module.criterion = None
 losses.avg_factor = lambda count: count.clamp(min=1)  # each process its own
 found["own counts"] = here.gradients(model, here.share(here.make_batch(here.SCENES["uneven"]), rank), 2)
 if rank == 0:
@@ -98,16 +117,21 @@ def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 @pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path, repo: Path) -> None:
     """Also where a process has no person; what differs is the order of float32 sums."""
-    script, file = tmp_path / "worker.py", tmp_path / "gradients.pt"
+    script, file, teacher = (tmp_path / name for name in ("worker.py", "gradients.pt", "teacher.pt"))
+    torch.save({"model": make_teacher(), "train_args": {"task": "pose"}}, teacher)
     script.write_text(f"import sys; sys.path[:0] = [{str(repo)!r}, {str(repo / 'tests' / 'engine')!r}]\n{WORKER}")
     launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={find_free_network_port()}"]
-    done = subprocess.run([sys.executable, *launch, str(script), str(file)], capture_output=True, text=True, timeout=600)
+    command = [sys.executable, *launch, str(script), str(file), str(teacher)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found, model = torch.load(file), make_model()
     keypoint = {name: gradients(model, make_batch(persons), 1) for name, persons in SCENES.items()}
     for name in SCENES:
         assert relative(found[name], keypoint[name]) < 1e-4, name
     assert relative(found["own counts"], keypoint["uneven"]) > 0.01  # so this test can fail
+    teach(model, teacher)
+    taught = gradients(model, make_batch(SCENES["uneven"]), 1)
+    assert relative(found["taught"], taught) < 1e-4 and relative(taught, keypoint["uneven"]) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -140,21 +164,27 @@ def sparse_dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("taught", [False, True], ids=["", "taught"])
 def test_stock_launch_trains_and_validates_in_two_processes(
-    sparse_dataset: Path, tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch
+    sparse_dataset: Path, tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch, taught: bool
 ) -> None:
     """What device=0,1 does: script, pickle, launcher, DDP loop, gathered validation; then the figures of one process."""
     pytest.importorskip("cloudpickle")
     monkeypatch.syspath_prepend(str(repo / "tests" / "engine"))  # the generated script takes over sys.path
     small: dict[str, Any] = {"imgsz": 64, "batch": 4, "device": "cpu", "plots": False, "verbose": False}
     model = ERPose("erpose-n.yaml")
+    if taught:
+        torch.save({"model": make_teacher(), "train_args": {"task": "pose"}}, tmp_path / "teacher.pt")
+        small["distill_model"] = str(tmp_path / "teacher.pt")
     where = {"data": str(sparse_dataset), "project": str(tmp_path), "name": "run"}
     model.train(CPUTrainer, epochs=2, mosaic=0.0, nbs=4, **where, **small)
     found = json.loads((tmp_path / "run" / "final.json").read_text())
     assert found["same weights"] and found["images"] == 3
     with (tmp_path / "run" / "results.csv").open() as file:
-        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [1, 2]
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2] and all(("train/dis_loss" in row) == taught for row in rows)
 
+    small.pop("distill_model", None)
     alone = ERPose(tmp_path / "run" / "weights" / "best.pt").val(Oracle, data=str(sparse_dataset), project=str(tmp_path), **small)
     assert found["exact"] == pytest.approx(alone.exact, abs=1e-9) and 0.2 < alone.exact["AP"] < 0.9
     stock = {key: value for key, value in alone.results_dict.items() if key != "fitness"}

@@ -579,18 +579,18 @@ def contact_sheet(out: Path, data: Mapping[str, Any], records: Sequence[Mapping[
         w, h = (max(1, round(side * scale)) for side in image.shape[1::-1])
         image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         label_file = out / "labels" / (os.path.splitext(record["image"])[0] + ".txt")
-        rows = _existing(label_file, k, dims)[1]
+        rows = read_rows(label_file, k, dims) if label_file.is_file() else None
         for row, (box, pose) in enumerate(zip(*_pixels(rows, (w, h), k))):
             if (pose[:, 2] > 0).any():
                 draw_sides(image, pose, sides, limbs, 1)
             else:
                 colour = (160, 160, 160) if row < record["rows"] else (0, 255, 255)
                 low, high = box.round().astype(int).reshape(2, 2).tolist()
-                cv2.rectangle(image, low, high, colour, 1, cv2.LINE_AA)
+                cv2.rectangle(image, low, high, colour, 2, cv2.LINE_AA)
         y, x = line + n // columns * (tile + line + gap), gap + n % columns * (tile + gap)
         top, left = y + (tile - h) // 2, x + (tile - w) // 2
         sheet[top : top + h, left : left + w] = image
-        numbers = (f"{record[kind]} {kind}" for kind in ("rows", "persons", "regions") if record[kind])
+        numbers = (f"{kind} {record[kind]}" for kind in ("rows", "persons", "regions") if record[kind])
         caption = f"{record['image']}: {', '.join(numbers) or 'nobody'}"
         draw_text(sheet[:, x : x + tile], caption, (2, y + tile + line - 6), (235, 235, 235))
     with written_whole(file) as part:

@@ -18,13 +18,7 @@ from erpose_yolo import catalog
 from erpose_yolo.errors import is_input_error, one_line
 
 # mAP pose 50-95 (e2e) of Ultralytics' table
-PUBLISHED = {
-    "yolo26n-pose.pt": 57.2,
-    "yolo26s-pose.pt": 63.0,
-    "yolo26m-pose.pt": 68.8,
-    "yolo26l-pose.pt": 70.4,
-    "yolo26x-pose.pt": 71.6,
-}
+PUBLISHED = {f"yolo26{scale}-pose.pt": ap for scale, ap in zip(catalog.SCALES, (57.2, 63.0, 68.8, 70.4, 71.6))}
 PUBLISHER = "COCO val2017, as docs.ultralytics.com/tasks/pose has it"
 SIZE = 640  # px
 COLUMNS = "{:<22} {:>7} {:>13} {:>8} {:>6}  {}"

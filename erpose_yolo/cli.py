@@ -35,6 +35,8 @@ COMMANDS = {
     "convert": Command("erpose_yolo.data.convert", "turn COCO or CrowdPose annotations into YOLO-pose labels, and back"),
     "eval": Command("erpose_yolo.metrics.evaluate", "evaluate any pose model or a predictions file with exact COCO metrics"),
     "init": Command("erpose_yolo.data.init", "write a data YAML for keypoints of your own"),
+    "label": Command("erpose_yolo.engine.labelling", "label images with a model, or find whom labels have left out"),
+    "models": Command("erpose_yolo.nn.listing", "list the models and weights, with size, cost and accuracy"),
     "synth": Command("erpose_yolo.data.synth.__main__", "draw a synthetic data set"),
 }
 # Modes of the stock command, with what is ours in each

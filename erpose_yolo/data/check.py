@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from erpose_yolo.data.data_yaml import SPLITS, DataError, DataYaml, YamlError, load_data_yaml
 from erpose_yolo.data.images import IMAGE_SUFFIXES, image_folder_of, image_size, images_of, label_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
-from erpose_yolo.data.painting import draw_sides
+from erpose_yolo.data.painting import draw_sides, draw_text
 from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import (
     MIDDLE,
@@ -621,16 +621,16 @@ def contact_sheet(source: DataYaml, report: Report, file: Path, tile: int = 300)
     gap, head, line = 4, 26, 22
     width = gap + len(gallery) * (tile + gap)
     sheet = np.full((head + 2 * (line + tile) + gap, width, 3), 40, np.uint8)
-    _text(sheet, title, (gap, head - 8), colour)
+    draw_text(sheet, title, (gap, head - 8), colour)
     labelled = "as labelled: left side of the body orange, right side blue"
     if names is None:
         guess = f"taken for {known.title}; {labelled}" if known else "sides are not known, keypoints are white"
         labelled = f"no kpt_names in the data YAML: {guess}"
     labelled += "" if limbs else "; no skeleton: keypoints alone"
-    _text(sheet, labelled, (gap, head + line - 7), (235, 235, 235))
+    draw_text(sheet, labelled, (gap, head + line - 7), (235, 235, 235))
     below = head + line + tile
     caption = "mirrored with flip_idx: who faces you still has orange on the right of the image"
-    _text(sheet, caption if flip else "no usable flip_idx: nothing to mirror", (gap, below + line - 7), (235, 235, 235))
+    draw_text(sheet, caption if flip else "no usable flip_idx: nothing to mirror", (gap, below + line - 7), (235, 235, 235))
     for n, (path, poses) in enumerate(gallery):
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
@@ -678,14 +678,6 @@ def _verdict(
     else:
         title, colour = f"{title}: flip_idx agrees with kpt_names", green
     return (list(flip) if usable and flip is not None else None), title, colour
-
-
-def _text(image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    room = image.shape[1] - 2 * at[0]
-    scale = 0.5
-    width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
-    scale *= min(1.0, room / max(width, 1))
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 
 
 # -- command line ----------------------------------------------------------------------------------------------------

@@ -81,3 +81,12 @@ def draw_sides(image: np.ndarray, pose: np.ndarray, sides: Sequence[str], limbs:
     limb_colours = [SIDE_COLOURS[of.pop() if len(of) == 1 else MIDDLE] for of in both]
     rings = np.where(pose[:, 2] == 1, 1, -1).tolist()
     draw_skeleton(image, pose[:, :2], pose[:, 2] > 0, limbs, limb_colours, width, [SIDE_COLOURS[side] for side in sides], rings)
+
+
+def draw_text(image: np.ndarray, text: str, at: tuple[int, int], colour: Colour) -> None:
+    """Write one line in place, as small as it must be to fit between ``at`` and an equal margin on the right."""
+    room = image.shape[1] - 2 * at[0]
+    scale = 0.5
+    width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
+    scale *= min(1.0, room / max(width, 1))
+    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)

@@ -275,6 +275,7 @@ CONTRACTS = (
         "float32 exports are compiled anew, with the options of the first time, so that they compute in float32",
     ),
     # command line
+    UpstreamContract("ultralytics.nn.tasks:load_checkpoint", "(weight, /)", "erpose models counts weights that it reads"),
     UpstreamContract("ultralytics.cfg:entrypoint", "", "the erpose command runs stock commands with it"),
     UpstreamContract("ultralytics.cfg:merge_equals_args", "(args, /)", "the erpose command looks at each word"),
     UpstreamContract("ultralytics.cfg:check_dict_alignment", "(base, custom, /)", "unknown arguments are refused in one sentence"),

@@ -217,6 +217,29 @@ def test_a_missing_file_is_left_to_the_stock_loader(monkeypatch: pytest.MonkeyPa
     assert seen == ["yolo26s-pose.pt"]
 
 
+@pytest.mark.parametrize("maker", [YOLO, ERPose])
+def test_a_missing_file_is_downloaded_by_ultralytics(maker: type[YOLO], monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the address, and to the place, that ``YOLO`` has for it; offline with the error that ``YOLO`` gives."""
+    asked: list[tuple[str, str]] = []
+
+    def offline(url: str, file: Any, **_: Any) -> None:
+        asked.append((url, str(file)))
+        raise ConnectionError(f"Download failure for {url}. Environment is not online.")
+
+    monkeypatch.setattr("ultralytics.utils.downloads.safe_download", offline)
+    with pytest.raises(ConnectionError, match=r"Download failure for https://.*/yolo26s-pose\.pt\. Environment is not online"):
+        maker("yolo26s-pose.pt")
+
+    def download(url: str, file: Any, **_: Any) -> None:
+        asked.append((url, str(file)))
+        save(stock(), str(file))
+
+    monkeypatch.setattr("ultralytics.utils.downloads.safe_download", download)
+    assert type(maker("yolo26s-pose.pt")) is maker and Path("yolo26s-pose.pt").is_file()
+    assert len(set(asked)) == 1 and asked[0][0].startswith("https://github.com/ultralytics/assets/")
+    assert asked[0] == (asked[0][0], "yolo26s-pose.pt")
+
+
 def test_yolo_hands_stock_files_over_while_the_erpose_command_runs() -> None:
     file = save(stock(), "yolo26n-pose.pt")
     compat.install()

@@ -37,11 +37,11 @@ struct Metadata {
                 line.erase(0, colon + 1);
             }
             while (!line.empty() && (line[0] == ' ' || line.compare(0, 2, "- ") == 0)) line.erase(0, 1);
-            if (line.size() > 1 && (line[0] == '\'' || line[0] == '"')) line = line.substr(1, line.size() - 2);
-            if (!line.empty()) items[key].push_back(line);
+            if (!line.empty()) items[key].push_back(plain(line));
         }
     }
 
+    static std::string plain(const std::string& t) { return t[0] == '\'' || t[0] == '"' ? t.substr(1, t.size() - 2) : t; }
     bool has(const std::string& key, const std::string& text) { return std::count(items[key].begin(), items[key].end(), text); }
     std::vector<float> numbers(const std::string& key) {  // of the items that are numbers
         std::vector<float> out;
@@ -53,7 +53,7 @@ struct Metadata {
     std::vector<std::pair<std::string, std::string>> pairs(const std::string& key) {  // of the items "name: text"
         std::vector<std::pair<std::string, std::string>> out;
         for (const std::string& item : items[key])
-            if (const size_t at = item.find(": "); at < item.size()) out.emplace_back(item.substr(0, at), item.substr(at + 2));
+            if (const size_t at = item.find(": "); at < item.size()) out.emplace_back(item.substr(0, at), plain(item.substr(at + 2)));
         return out;
     }
 };

@@ -1,11 +1,10 @@
 // erpose MODEL_FOLDER IMAGE [DRAWN.png]: one line per person, and a drawing where one is asked for.
+#include "erpose.hpp"  // and <cmath>, which ncnn's copy of stb needs
 #include <cstdio>
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb_image.h>
 #include <stb_image_write.h>
-
-#include "erpose.hpp"
 
 static void draw(const erpose::Model& model, const erpose::Person& person, unsigned colour, unsigned char* rgb, int w, int h) {
     const int thick = std::max(2, (w + h) / 600), x = int(person.box[0]), y = int(person.box[1]);

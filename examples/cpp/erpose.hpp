@@ -53,7 +53,7 @@ struct Metadata {
     std::vector<std::pair<std::string, std::string>> pairs(const std::string& key) {  // of the items "name: text"
         std::vector<std::pair<std::string, std::string>> out;
         for (const std::string& item : items[key])
-            if (const size_t at = item.find(": "); at < item.size()) out.emplace_back(item.substr(0, at), plain(item.substr(at + 2)));
+            if (const auto n = item.find(": "); n < item.size()) out.emplace_back(item.substr(0, n), plain(item.substr(n + 2)));
         return out;
     }
 };

@@ -40,7 +40,7 @@ Path("rows.json").write_text(json.dumps(found))
 model.export(format="ncnn", imgsz=640)
 """
 
-# The same of a random network of another kind: an input that is not square, two classes, five keypoints without names, learned boxes.
+# The same of a random network of another kind: input that is not square, two classes, five keypoints without names, learned boxes.
 MAKE_OTHER = """
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def spread(convs, first, last, std, mean):  # outputs of a random network hardly
 with torch.no_grad():
     for conv in [*head.deployed.spread, *head.deployed.refinement]:
         conv.weight.normal_()
-    spread([tower[-1] for tower in head.one2one_score], 0, 2, 1.0, -2.5)
+    spread([tower[-1] for tower in head.one2one_score], 0, 2, 1.0, -3.5)
     spread(head.deployed.keypoints, 0, 10, 0.7, 0.0)
     spread(head.deployed.keypoints, 10, 15, 0.6, 0.5)
     spread(head.deployed.refinement, 0, 15, 0.2, 0.0)
@@ -164,8 +164,10 @@ def test_persons_are_those_of_predict(exported: Path, run: Callable[..., Any], t
 
 @pytest.mark.slow
 @needs_cmake
-def test_persons_of_another_layout(exported: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+def test_persons_of_another_layout(run: Callable[..., Any], tmp_path: Path) -> None:
     """Rows of nearly the same score may have changed places, and one at the threshold may be missing or more."""
+    for name in ("ncnn", "pnnx"):
+        pytest.importorskip(name)
     done = subprocess.run([sys.executable, "-c", MAKE_OTHER], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     expected = np.array(json.loads((tmp_path / "rows.json").read_text()))

@@ -205,7 +205,7 @@ def test_errors_of_the_input_are_one_line_and_bugs_are_not(
     def broken(*args: object, **kwargs: object) -> None:
         return None + 1  # type: ignore[operator]
 
-    monkeypatch.setattr("erpose_yolo.engine.predictor.select_rows", broken)
+    monkeypatch.setattr("erpose_yolo.engine.predictor.select_persons", broken)
     for extra in ([], ["slices=64"]):
         with pytest.raises(TypeError, match="unsupported operand"):
             cli.main(["predict", f"model={weights}", f"source={image}", "imgsz=32", *extra])

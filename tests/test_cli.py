@@ -10,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -22,14 +21,6 @@ from erpose_yolo import catalog, cli, model
 from erpose_yolo.model import ERPose
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-
-
-@pytest.fixture(autouse=True)
-def _own_argv() -> Iterator[None]:
-    """The command changes the list of the process in place."""
-    before = sys.argv[:]
-    yield
-    sys.argv[:] = before
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ def make_rows(
     """Decode outputs of cells to ``x1 y1 x2 y2 score class keypoints``; error bars follow where ``sigma_units`` are given.
 
     Args:
-        part: "scores" (B, C, N) in [0, 1] and raw outputs, "offsets" (B, K, 2, N), "visibility" (B, K, N), with ``sorted_by`` "expected_oks"
-            or ``sigma_units`` "log_spread" (B, K, N), and "box" (B, 4, N) where boxes are learned.
+        part: "scores" (B, C, N) in [0, 1] and raw outputs, "offsets" (B, K, 2, N), "visibility" (B, K, N), with ``sorted_by``
+            "expected_oks" or ``sigma_units`` "log_spread" (B, K, N), and "box" (B, 4, N) where boxes are learned.
         centres: (2, N) or (B, 2, N) pixels.
         strides: (1, N) or (B, 1, N) pixels.
         refine: what method.refine does with keypoints (B, K, 2, N): moved ones, and (B, K, N) to be added to log b; None for none.

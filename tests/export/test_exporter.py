@@ -521,11 +521,11 @@ def test_error_bars_are_exported_when_asked_for(fmt: str, checkpoint: Path) -> N
 
 def test_error_bars_that_cannot_be_exported(checkpoint: Path) -> None:
     dense = FakeExporter(checkpoint)
-    exporter.prepare(dense, "ncnn", sigma=True)
-    assert dense.model(dense.im).shape == dense.output_shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57 + 17)
+    exporter.prepare(dense, "ncnn", "cells", sigma=True)
+    assert dense.model(dense.im).shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57 + 17)
     with pytest.raises(ValueError, match="Edge TPU"):
-        exporter.prepare(FakeExporter(checkpoint), "edgetpu", sigma=True)
+        exporter.prepare(FakeExporter(checkpoint), "edgetpu", "cells", sigma=True)
     untrained = FakeExporter(checkpoint)
     untrained.model.model[-1].confidence = "score"
     with pytest.raises(ValueError, match="not trained"):
-        exporter.prepare(untrained, "onnx", sigma=True)
+        exporter.prepare(untrained, "onnx", "rows", sigma=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from erpose_yolo.data.synth import SynthConfig, generate
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "graft"
 GRAFTS = {
@@ -24,10 +25,12 @@ GRAFTS = {
     "retinanet": "RetinaNet / FCOS, ResNet-18 FPN",
     "efficientdet": "EfficientDet-D0",
 }
+# the examples take the 6,000 and 200 whose persons are large
+PEOPLE = SynthConfig(images=12000, val_images=500, size=96, people=(1, 2), empty=0.0, plain=True, activities=("stand", "walk"))
 STYLES = {"erpose": "ER-Pose, no NMS", "stock": "boxes, IoU, 1 - exp(-e), NMS"}
 
 
-def run(graft: str, style: str, seed: int, images_seen: int, batch: int, images: Path) -> list[dict[str, Any]]:
+def run(graft: str, style: str, seed: int, images_seen: int, batch: int, data: Path) -> list[dict[str, Any]]:
     """Train one model.
 
     Raises:
@@ -35,7 +38,7 @@ def run(graft: str, style: str, seed: int, images_seen: int, batch: int, images:
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "curve.json")
-        options = {"style": style, "seed": seed, "images_seen": images_seen, "batch": batch, "images": images, "out": out}
+        options = {"style": style, "seed": seed, "images_seen": images_seen, "batch": batch, "data": data, "out": out}
         words = [f"--{name}={value}" for name, value in options.items()]
         subprocess.run([sys.executable, "-W", "ignore", str(EXAMPLES / f"{graft}.py"), *words], check=True)
         return [{"model": f"{graft} {style}", **json.loads(out.read_text())}]
@@ -68,12 +71,13 @@ def main() -> None:
     parser.add_argument("--images-seen", type=int, default=24000, help="in the training of each model")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    cached = Path(tempfile.gettempdir(), "erpose-graft-plain.pkl")
-    parser.add_argument("--images", type=Path, default=cached, help="cached here; another file for other images")
+    cached = Path(tempfile.gettempdir(), "erpose-graft-people")
+    parser.add_argument("--data", type=Path, default=cached, help="folder of the images, which are made unless they are there")
     args = parser.parse_args()
     budget = {"images_seen": args.images_seen, "batch": args.batch}
     todo = [{"graft": g, "style": s, "seed": seed, **budget} for seed in args.seeds for g in args.grafts for s in args.styles]
-    common.complete("graft", {}, todo, lambda **who: run(**who, images=args.images), table, in_order)
+    data = generate(args.data, PEOPLE)
+    common.complete("graft", {}, todo, lambda **who: run(**who, data=data), table, in_order)
 
 
 if __name__ == "__main__":

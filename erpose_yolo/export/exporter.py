@@ -122,7 +122,7 @@ def paddle_sampling(fmt: str) -> Iterator[None]:
 class _Work:
     """An export in a folder of its own beside the final place, so that it can be moved there in one step."""
 
-    def __init__(self, fmt: str, layout: str, sigma: bool) -> None:
+    def __init__(self, fmt: str, layout: str, sigma: bool = False) -> None:
         self.fmt, self.layout, self.sigma = fmt, layout, sigma
         self.folder: Path | None = None
         self.final = Path()

@@ -1,16 +1,17 @@
-"""What the grafts share: a pose head in plain torch, synthetic people, the training loop and the evaluation. No ultralytics.
+"""What the grafts share: a pose head in plain torch, a reader of labels, the training loop and the evaluation. No ultralytics.
 
-An example brings a Backbone; everything of the method itself comes from erpose_yolo's torch-only modules.
+An example brings a Backbone; everything of the method itself comes from erpose_yolo.method, and nothing from the rest.
 
-Shapes: B images, A cells of all levels in a row (finest first), K keypoints. Units: pixels of the network input.
+Shapes: B images, A cells of all levels in a row (finest first), K = 17 keypoints. Units: pixels of the network input.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,32 +19,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
+from torchvision.io import ImageReadMode, read_image
 from torchvision.ops import nms
 
-from erpose_yolo.data.skeletons import COCO_17, flip_from_names
-from erpose_yolo.data.synth import SynthConfig
-from erpose_yolo.data.synth.dataset import draw_image
-from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
-from erpose_yolo.method.decode import (
-    HeadOutputs,
-    PoseOutputs,
-    assemble_rows,
-    confidence,
-    decode_keypoints,
-    expected_oks,
-    make_cells,
-    select_rows,
-)
+from erpose_yolo.method.boxes import decode_boxes, default_margins
+from erpose_yolo.method.decode import HeadOutputs, PoseOutputs, make_cells, select_rows
 from erpose_yolo.method.losses import BatchContext, ERPoseLoss, Side, Targets, box_overlap, plain_oks_loss
 from erpose_yolo.method.oks import mean_over_labelled, object_area, sigmas_for
-from erpose_yolo.metrics.coco import keypoint_ap
+from erpose_yolo.method.rows import make_rows
 
 STYLES = ("erpose", "stock")
 SIZE = 96  # pixels, the side of an image
 TRAIN_IMAGES, VAL_IMAGES = 6000, 200
 NMS_IOU = 0.7  # Ultralytics' default
 MAX_PERSONS = 20  # what pycocotools counts in an image
+K = 17  # COCO's keypoints: the nose, then left and right in turn
+FLIP = [0, *(k + 1 if k % 2 else k - 1 for k in range(1, K))]
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -97,17 +91,15 @@ class PoseHead(nn.Module):
 
     Args:
         channels: of the feature maps, finest first.
-        num_keypoints: K.
         style: "erpose" has scores for both assignments, that share the poses, and heatmaps on the finest level; "stock" has
             one-to-many scores and boxes.
         width: channels of the towers.
     """
 
-    def __init__(self, channels: Sequence[int], num_keypoints: int, style: str, width: int = 64) -> None:
+    def __init__(self, channels: Sequence[int], style: str, width: int = 64) -> None:
         super().__init__()
-        self.num_keypoints = num_keypoints
         scores = ("one2many", "one2one") if style == "erpose" else ("one2many",)
-        pose = {"offsets": 2 * num_keypoints, "visibility": num_keypoints, "spread": num_keypoints}
+        pose = {"offsets": 2 * K, "visibility": K, "spread": K}
         towers = {"pose": pose, **{name: {name: 1} for name in scores}}
         if style == "stock":
             towers["box"] = {"box": 4}
@@ -121,7 +113,7 @@ class PoseHead(nn.Module):
             {out: nn.ModuleList(last(width, n, start.get(out)) for _ in channels) for out, n in sizes.items()}
         )
         self.tower_of = {out: name for name, outs in towers.items() for out in outs}
-        self.heatmap = last(width, num_keypoints, few) if style == "erpose" else None
+        self.heatmap = last(width, K, few) if style == "erpose" else None
 
     def forward(self, x: Sequence[Tensor]) -> HeadOutputs:
         """Raw outputs of (B, channels, H, W) maps, finest first."""
@@ -130,7 +122,7 @@ class PoseHead(nn.Module):
             name: torch.cat([conv(f).flatten(2) for conv, f in zip(convs, features[self.tower_of[name]])], 2)
             for name, convs in self.outs.items()
         }
-        offsets = out["offsets"].unflatten(1, (self.num_keypoints, 2))
+        offsets = out["offsets"].unflatten(1, (K, 2))
         pose = PoseOutputs(offsets, out["visibility"], out["spread"], box=out.get("box"))
         heatmaps = None if self.heatmap is None else self.heatmap(features["pose"][0]).flatten(2)
         shapes = [(f.shape[2], f.shape[3]) for f in x]
@@ -148,10 +140,10 @@ class Graft(nn.Module):
     def __init__(self, backbone: Backbone, style: str) -> None:
         super().__init__()
         self.backbone, self.strides = backbone, [float(s) for s in backbone.strides]
-        self.head = PoseHead(backbone.channels, len(COCO_17.names), style)
+        self.head = PoseHead(backbone.channels, style)
         for norm in (m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.momentum = 0.1  # SSDLite has 0.03 and D0 0.01: running statistics would lag behind short trainings
-        self.criterion = (ERPoseLoss if style == "erpose" else StockLoss)(sigmas_for(len(COCO_17.names)), self.strides)
+        self.criterion = (ERPoseLoss if style == "erpose" else StockLoss)(sigmas_for(K), self.strides)
 
     def forward(self, images: Tensor) -> HeadOutputs:
         """Raw outputs from (B, 3, S, S) uint8 RGB."""
@@ -164,52 +156,47 @@ class Graft(nn.Module):
     def predict(self, images: Tensor, conf: float = 0.001) -> list[Tensor]:
         """Rows (n, 6 + 3K) per image, best first: x1 y1 x2 y2 score class, then x y visibility per keypoint."""
         out = self(images)
-        pose = out.one2one
-        centres, strides = make_cells(out.shapes, self.strides, pose.offsets)
-        keypoints, visibility = decode_keypoints(pose.offsets, centres, strides), pose.visibility.sigmoid()
-        if out.one2one_scores is None:
-            scores, boxes = out.one2many_scores.sigmoid(), decode_boxes(pose.box, centres, strides)
-        else:
-            scores = confidence(out.one2one_scores.sigmoid(), expected_oks(pose.log_spread, visibility))
-            boxes = derive_boxes(keypoints, visibility, default_margins(self.head.num_keypoints))
-        rows = assemble_rows(boxes, torch.cat((scores, scores * 0), 1), keypoints, visibility).transpose(1, 2)  # class 0
-        if out.one2one_scores is not None:
-            return select_rows(rows, conf, MAX_PERSONS)
+        pose, end_to_end = out.one2one, out.one2one_scores is not None
+        part = {"offsets": pose.offsets, "visibility": pose.visibility, "log_spread": pose.log_spread}
+        part |= {"scores": out.one2one_scores} if end_to_end else {"scores": out.one2many_scores, "box": pose.box}
+        cells = make_cells(out.shapes, self.strides, pose.offsets)
+        rows = make_rows(part, *cells, None, default_margins(K), "expected_oks" if end_to_end else "score").transpose(1, 2)
         found = select_rows(rows, conf, rows.shape[1])
-        return [r[nms(r[:, :4], r[:, 4], NMS_IOU)[:MAX_PERSONS]] for r in found]
+        return [(r if end_to_end else r[nms(r[:, :4], r[:, 4], NMS_IOU)])[:MAX_PERSONS] for r in found]
 
 
-def draw(split: str, count: int) -> list[Sample]:
-    """``count`` images of one or two synthetic people who stand or walk, each at least a quarter of the side tall and wide on
-    average, before even backgrounds: what a backbone learns from random weights on a CPU.
+def read(data: Path, split: str, count: int) -> list[Sample]:
+    """The first ``count`` images of a split whose persons are all at least a quarter of the side tall and wide on average: what
+    a backbone learns from random weights on a CPU.
+
+    Args:
+        data: folder of images/SPLIT/*.jpg and labels/SPLIT/*.txt, rows of ``class cx cy w h`` and 17 times ``x y visibility``.
 
     Returns:
         (image (3, S, S) uint8 RGB, boxes (N, 4) corners in pixels, keypoints (N, 17, 3) pixels and visibility).
+
+    Raises:
+        ValueError: there are fewer such images, or they are not SIZE px.
     """
-    cfg, index = SynthConfig(size=SIZE, people=(1, 2), empty=0.0, plain=True, activities=("stand", "walk")), 0
     out: list[Sample] = []
-    while len(out) < count:
-        image, boxes, keypoints = draw_image(cfg, split, index)
-        index += 1
-        if len(boxes) and (boxes[:, 2:] - boxes[:, :2]).prod(1).min() >= (SIZE / 4) ** 2 and (keypoints[..., 2] > 0).any(1).all():
-            out.append((np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1)), boxes, keypoints))
-    return out
-
-
-def images(file: Path | None) -> tuple[list[Sample], list[Sample]]:
-    """Training and held-out images, drawn once where a file is named."""
-    if file and file.exists():
-        return pickle.loads(file.read_bytes())
-    sets = draw("train", TRAIN_IMAGES), draw("val", VAL_IMAGES)
-    if file:
-        file.write_bytes(pickle.dumps(sets))
-    return sets
+    for file in sorted((data / "labels" / split).glob("*.txt")):
+        rows = np.array([line.split() for line in file.read_text().splitlines()], np.float64).reshape(-1, 5 + 3 * K)
+        centre, side, keypoints = rows[:, 1:3] * SIZE, rows[:, 3:5] * SIZE, rows[:, 5:].reshape(-1, K, 3) * (SIZE, SIZE, 1)
+        if not len(rows) or side.prod(1).min() < (SIZE / 4) ** 2 or not (keypoints[..., 2] > 0).any(1).all():
+            continue
+        image = read_image(str(data / "images" / split / f"{file.stem}.jpg"), ImageReadMode.RGB).numpy()
+        if image.shape[1:] != (SIZE, SIZE):
+            raise ValueError(f"{data}: {file.stem}.jpg is {image.shape[2]} x {image.shape[1]} px. Fix: images of {SIZE} px.")
+        out.append((image, np.concatenate((centre - side / 2, centre + side / 2), 1), keypoints))
+        if len(out) == count:
+            return out
+    raise ValueError(f"{data}: {len(out)} images of {split} show large persons alone, {count} are needed. Fix: a larger set.")
 
 
 def flipped(sample: Sample) -> Sample:
     image, boxes, keypoints = sample
     width = image.shape[2]
-    keypoints = keypoints[:, flip_from_names(COCO_17.names)[0]] * (-1, 1, 1) + (width, 0, 0)
+    keypoints = keypoints[:, FLIP] * (-1, 1, 1) + (width, 0, 0)
     return image[..., ::-1], (boxes * (-1, 1, -1, 1) + (width, 0, width, 0))[:, [2, 1, 0, 3]], keypoints
 
 
@@ -228,14 +215,32 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, Targets]:
     return torch.tensor(np.stack([s[0] for s in samples])), targets
 
 
+def in_coco(images: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> COCO:
+    """Persons in pycocotools' form, of images with boxes (N, 4), keypoints (N, 17, 3) and scores (N,)."""
+    coco, persons = COCO(), []
+    for n, image in enumerate(images):
+        for box, pose, score in zip(*image):
+            person = {"id": len(persons) + 1, "image_id": n, "category_id": 1, "iscrowd": 0, "score": score}
+            person |= {"bbox": [*box[:2], *box[2:] - box[:2]], "area": float(object_area(torch.tensor(box)))}
+            persons.append({**person, "keypoints": pose.ravel(), "num_keypoints": (pose[:, 2] > 0).sum()})
+    coco.dataset = {"images": [{"id": n} for n in range(len(images))], "categories": [{"id": 1}], "annotations": persons}
+    coco.createIndex()
+    return coco
+
+
 def evaluate(model: Graft, samples: Sequence[Sample]) -> dict[str, float]:
-    """pycocotools' figures on held-out images."""
+    """pycocotools' AP and AP50 on held-out images."""
     model.eval()
-    rows = [r for i in range(0, len(samples), 25) for r in model.predict(collate(samples[i : i + 25])[0])]
+    rows = [r.double() for i in range(0, len(samples), 25) for r in model.predict(collate(samples[i : i + 25])[0])]
     model.train()
-    truth = [(keypoints, object_area(torch.tensor(boxes)).numpy()) for _, boxes, keypoints in samples]
-    found = [(r[:, 6:].unflatten(1, (-1, 3)).numpy(), r[:, 4].numpy()) for r in rows]
-    return keypoint_ap(truth, found, sigmas_for(len(COCO_17.names)).numpy())
+    truth = [(boxes, keypoints, np.ones(len(boxes))) for _, boxes, keypoints in samples]
+    found = [(r[:, :4].numpy(), r[:, 6:].unflatten(1, (K, 3)).numpy(), r[:, 4].numpy()) for r in rows]
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge = COCOeval(in_coco(truth), in_coco(found), "keypoints")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return {"AP": float(judge.stats[0]), "AP50": float(judge.stats[1])}
 
 
 def train(
@@ -245,7 +250,7 @@ def train(
     """Train from the backbone's present weights.
 
     Args:
-        images_seen: image images_seen in all, the budget.
+        images_seen: images in all, the budget.
         points: how often to evaluate, evenly spaced, the last at the end.
 
     Returns:
@@ -273,10 +278,7 @@ def train(
             spent += time.process_time() - begun
             point = {"images_seen": (step + 1) * batch, "core_seconds": round(spent, 1), **evaluate(model, val_set)}
             curve.append(point)
-            log(
-                f"{point['images_seen']:6d} images seen, {spent:5.0f} core s: "
-                f"AP {point['AP']:.3f}, AP50 {point['AP50']:.3f}, loss {loss:.2f}"
-            )
+            log(f"{point['images_seen']:6d} images seen, {spent:5.0f} core s: AP {point['AP']:.3f}, AP50 {point['AP50']:.3f}")
             begun = time.process_time()
     return model, curve
 
@@ -285,18 +287,15 @@ def main(backbone: Callable[[], Backbone], about: str | None) -> None:
     """Command line of an example."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--style", choices=STYLES, default="erpose")
-    parser.add_argument("--images-seen", type=int, default=24000, help="image images_seen, the budget")
-    parser.add_argument("--images", type=Path, help="keep the drawn images in this file, and take them from it the next time")
+    parser.add_argument("--images-seen", type=int, default=24000, help="the budget, in images")
+    parser.add_argument("--data", type=Path, default=Path("people"), help="folder of images and labels (people)")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--overfit", type=int, metavar="N", help="train and evaluate on the same N images: a quick check, no more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, help="write the curve here, as JSON")
     parser.add_argument("--save", type=Path, help="write the trained weights here")
     args = parser.parse_args()
-    train_set, val_set = images(args.images)
-    if args.overfit:
-        train_set = val_set = train_set[: args.overfit]
+    train_set, val_set = read(args.data, "train", TRAIN_IMAGES), read(args.data, "val", VAL_IMAGES)
     torch.manual_seed(args.seed)
     model, curve = train(backbone(), args.style, train_set, val_set, args.images_seen, args.batch, args.lr)
     if args.out:

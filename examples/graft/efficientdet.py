@@ -1,10 +1,10 @@
 """ER-Pose on EfficientDet-D0: EfficientNet-B0 and three BiFPN cells, from the `effdet` package.
 
     pip install effdet
-    python examples/graft/efficientdet.py                # trains from random weights on synthetic people
+    python examples/graft/efficientdet.py                # trains from random weights on the images in people/
     python examples/graft/efficientdet.py --style stock  # the same backbone with boxes, IoU assignment and NMS
 
-The first call draws the images; `--help` lists the options.
+README.md says how the images are made; `--help` lists the options.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """ER-Pose on the feature pyramid of torchvision's RetinaNet and FCOS, here over a ResNet-18.
 
-    python examples/graft/retinanet.py                   # trains from random weights on synthetic people
+    python examples/graft/retinanet.py                   # trains from random weights on the images in people/
     python examples/graft/retinanet.py --style stock     # the same backbone with boxes, IoU assignment and NMS
 
-The first call draws the images; `--help` lists the options.
+README.md says how the images are made; `--help` lists the options.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """ER-Pose on the pyramid of torchvision's SSDLite320 MobileNetV3.
 
-    python examples/graft/ssdlite.py                     # trains from random weights on synthetic people
+    python examples/graft/ssdlite.py                     # trains from random weights on the images in people/
     python examples/graft/ssdlite.py --style stock       # the same backbone with boxes, IoU assignment and NMS
 
-The first call draws the images; `--help` lists the options.
+README.md says how the images are made; `--help` lists the options.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from erpose_yolo.data.labels import parse_labels
+from erpose_yolo.data.skeletons import COCO_17
+from erpose_yolo.data.synth import SynthConfig, generate
 from erpose_yolo.method.losses import Targets, heatmap_targets
 from erpose_yolo.method.oks import sigmas_for
 
@@ -40,7 +44,7 @@ import common, {example}
 
 torch.manual_seed(0)
 backbone = {example}.{backbone}()
-samples = common.draw("train", 4)
+samples = common.read(common.Path({people!r}), "train", 4)
 for style in common.STYLES:
     model, curve = common.train(backbone, style, samples, samples[:2], images_seen=8, batch=4, points=1, log=lambda text: None)
     assert curve[-1]["images_seen"] == 8 and 0 <= curve[-1]["AP50"] <= 1, curve
@@ -53,6 +57,14 @@ print("trained")
 
 def without_ultralytics(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", BAN + code], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set as examples/graft/README.md has it."""
+    folder = tmp_path_factory.mktemp("graft") / "people"
+    people = SynthConfig(images=16, val_images=20, size=SIZE, people=(1, 2), empty=0, plain=True, activities=("stand", "walk"))
+    return generate(folder, people, workers=1)
 
 
 @pytest.fixture
@@ -92,21 +104,31 @@ def test_the_ban_bans(repo: Path) -> None:
 
 
 def test_the_method_imports_without_ultralytics(repo: Path) -> None:
-    modules = ("assigner", "boxes", "decode", "losses", "oks", "refine", "settings")
-    modules = (*(f"method.{module}" for module in modules), "metrics.coco", "data.skeletons", "data.synth")
-    code = f"sys.path.insert(0, {str(repo)!r})\n" + "".join(f"import erpose_yolo.{m}\n" for m in modules)
+    modules = ("assigner", "boxes", "decode", "losses", "oks", "refine", "rows", "settings")
+    code = f"sys.path.insert(0, {str(repo)!r})\n" + "".join(f"import erpose_yolo.method.{m}\n" for m in modules)
     done = without_ultralytics(code + "print(sorted(m for m in sys.modules if m.startswith('ultralytics')))")
     assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("example", "backbone"), [("ssdlite", "SSDLite"), ("retinanet", "ResNetFPN"), ("efficientdet", "D0")])
-def test_examples_train_without_ultralytics(example: str, backbone: str, repo: Path) -> None:
+def test_examples_train_without_ultralytics(example: str, backbone: str, repo: Path, people: Path) -> None:
     if example == "efficientdet":
         pytest.importorskip("timm")
         pytest.importorskip("effdet")
-    done = without_ultralytics(TRAIN.format(repo=str(repo), graft=str(GRAFT), example=example, backbone=backbone))
+    code = TRAIN.format(repo=str(repo), graft=str(GRAFT), example=example, backbone=backbone, people=str(people))
+    done = without_ultralytics(code)
     assert done.stdout.splitlines()[-1:] == ["trained"], done.stderr
+
+
+@pytest.mark.parametrize("module", ["common", *EXAMPLES])
+def test_of_the_package_they_import_the_method_alone(module: str) -> None:
+    names = []
+    for node in ast.walk(ast.parse((GRAFT / f"{module}.py").read_text())):
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+    of_package = [name for name in names if name.partition(".")[0] == "erpose_yolo"]
+    assert all(name.startswith("erpose_yolo.method.") for name in of_package) and bool(of_package) == (module == "common")
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -115,10 +137,10 @@ def test_examples_are_short(example: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["erpose", "stock"])
-def test_every_parameter_learns(style: str, common: ModuleType) -> None:
+def test_every_parameter_learns(style: str, common: ModuleType, people: Path) -> None:
     torch.manual_seed(0)
     model = common.Graft(Strided(nn.SiLU), style)
-    images, targets = common.collate(common.draw("train", 4))
+    images, targets = common.collate(common.read(people, "train", 4))
     outputs = model(images)
     cells = sum(h * w for h, w in outputs.shapes)
     assert cells == (SIZE // 8) ** 2 + (SIZE // 16) ** 2
@@ -132,8 +154,8 @@ def test_every_parameter_learns(style: str, common: ModuleType) -> None:
     assert silent == (spread if style == "stock" else set())  # 1 - exp(-e) has no spread; all else is trained
 
 
-def test_only_the_stock_style_needs_nms(common: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = common.collate(common.draw("val", 2))[0]
+def test_only_the_stock_style_needs_nms(common: ModuleType, people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = common.collate(common.read(people, "val", 2))[0]
     torch.manual_seed(0)
     stock = common.Graft(Strided(nn.SiLU), "stock").eval()
     for rows in stock.predict(images):
@@ -150,8 +172,8 @@ def test_only_the_stock_style_needs_nms(common: ModuleType, monkeypatch: pytest.
         stock.predict(images)
 
 
-def test_the_judge_can_tell_good_from_bad(common: ModuleType) -> None:
-    samples = common.draw("val", 6)
+def test_the_judge_can_tell_good_from_bad(common: ModuleType, people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = common.read(people, "val", 6)
 
     class Oracle(nn.Module):
         shift = 0.0
@@ -169,10 +191,13 @@ def test_the_judge_can_tell_good_from_bad(common: ModuleType) -> None:
     assert common.evaluate(oracle, samples)["AP"] == pytest.approx(1)
     oracle.shift = SIZE
     assert common.evaluate(oracle, samples)["AP50"] == 0
+    monkeypatch.setattr(Oracle, "predict", lambda _, images: [torch.zeros(0, 6 + 3 * 17)] * len(images))
+    assert common.evaluate(oracle, samples) == {"AP": 0, "AP50": 0}
 
 
-def test_a_mirrored_image_swaps_left_and_right(common: ModuleType) -> None:
-    image, boxes, keypoints = sample = common.draw("train", 1)[0]
+def test_a_mirrored_image_swaps_left_and_right(common: ModuleType, people: Path) -> None:
+    assert list(common.FLIP) == COCO_17.flip
+    image, boxes, keypoints = sample = common.read(people, "train", 1)[0]
     mirrored = common.flipped(sample)
     np.testing.assert_array_equal(mirrored[0], image[:, :, ::-1])
     np.testing.assert_allclose(mirrored[2][:, 5], keypoints[:, 6] * (-1, 1, 1) + (SIZE, 0, 0))
@@ -181,16 +206,25 @@ def test_a_mirrored_image_swaps_left_and_right(common: ModuleType) -> None:
         np.testing.assert_allclose(back, there, atol=1e-4)
 
 
-def test_drawn_images_hold_large_persons_and_are_kept(common: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "TRAIN_IMAGES", 3)
-    monkeypatch.setattr(common, "VAL_IMAGES", 2)
-    file = tmp_path / "set.pkl"
-    train, val = common.images(file)
-    assert (len(train), len(val)) == (3, 2)
-    assert not np.array_equal(train[0][0], val[0][0])
-    assert all((b[:, 2:] - b[:, :2]).prod(1).min() >= (SIZE / 4) ** 2 and 1 <= len(b) <= 2 for _, b, _ in train + val)
-    monkeypatch.setattr(common, "draw", None)
-    np.testing.assert_array_equal(common.images(file)[1][1][0], val[1][0])
+def test_the_reader_takes_images_of_large_people(common: ModuleType, people: Path, tmp_path: Path) -> None:
+    """The same persons as the package's reader gives, where all of an image are large."""
+    large = {}
+    for n, file in enumerate(sorted((people / "labels/train").glob("*.txt"))):
+        _, boxes, keypoints = parse_labels(file, (17, 3), 1, (SIZE, SIZE))
+        if len(boxes) and boxes[:, 2:].prod(1).min() >= 1 / 16:
+            large[n] = boxes * SIZE, keypoints * (SIZE, SIZE, 1)
+    found = common.read(people, "train", len(large))
+    assert 4 <= len(found) == len(large) < 16 and {len(boxes) for _, boxes, _ in found} == {1, 2}
+    for (image, corners, poses), (boxes, keypoints) in zip(found, large.values()):
+        assert image.shape == (3, SIZE, SIZE) and image.dtype == np.uint8
+        np.testing.assert_allclose((corners[:, :2] + corners[:, 2:]) / 2, boxes[:, :2], atol=1e-4)
+        np.testing.assert_allclose(corners[:, 2:] - corners[:, :2], boxes[:, 2:], atol=1e-4)
+        np.testing.assert_allclose(poses, keypoints, atol=1e-4)
+    with pytest.raises(ValueError, match="17 are needed. Fix: a larger set"):
+        common.read(people, "train", 17)
+    wide = generate(tmp_path / "wide", SynthConfig(images=4, val_images=0, size=SIZE, aspect=2.0, plain=True, empty=0), workers=1)
+    with pytest.raises(ValueError, match=r"0000\d\d.jpg is 96 x 48 px. Fix: images of 96 px"):
+        common.read(wide, "train", 1)
 
 
 def test_heatmaps_of_a_channels_last_backbone() -> None:
@@ -213,9 +247,9 @@ def test_heatmaps_of_a_channels_last_backbone() -> None:
 
 
 @pytest.mark.slow
-def test_a_grafted_backbone_learns(common: ModuleType) -> None:
+def test_a_grafted_backbone_learns(common: ModuleType, people: Path) -> None:
     torch.manual_seed(0)
-    samples = common.draw("train", 4)
+    samples = common.read(people, "train", 4)
     mirrored = [common.flipped(s) for s in samples]  # training sees both
     _, curve = common.train(
         Strided(nn.SiLU), "erpose", samples, samples + mirrored, images_seen=1200, points=2, log=lambda text: None

@@ -1,9 +1,9 @@
-"""Figures of the page "How ER-Pose works".
+"""Figures of the documentation.
 
     python -m docs.figures            # writes docs/assets/*.png and *.jpg
 
-``head`` is drawn from the layers of erpose-n; ``assignment`` shows what the assigner of training does on a photo of the ultralytics
-package, with the poses that erpose-n.pt finds there as labels.
+``photos`` shows what erpose-n.pt finds in the two photos of the ultralytics package; ``head`` is drawn from the layers of erpose-n;
+``assignment`` shows what the assigner of training does on a photo, with the poses that erpose-n.pt finds there as labels.
 """
 
 from __future__ import annotations
@@ -210,11 +210,19 @@ def head(folder: Path) -> None:
     plt.close(figure)
 
 
+def photos(folder: Path, height: int = 480) -> None:
+    """Poses that erpose-n.pt finds at the default threshold, drawn by ``Results.plot`` without boxes, side by side."""
+    drawn = [r.plot(boxes=False) for r in ERPose("erpose-n.pt").predict([ASSETS / "bus.jpg", ASSETS / "zidane.jpg"], verbose=False)]
+    small = [cv2.resize(i, (round(i.shape[1] * height / i.shape[0]), height), interpolation=cv2.INTER_AREA) for i in drawn]
+    cv2.imwrite(str(folder / "photos.jpg"), np.hstack(small), [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HOME, help="folder (docs/assets)")
     folder = parser.parse_args(words).out
     folder.mkdir(parents=True, exist_ok=True)
+    photos(folder)
     head(folder)
     assignment(folder)
 

@@ -19,7 +19,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK, SETTINGS, TQDM
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
 from erpose_yolo.engine.predictor import ERPosePredictor, with_sigma
-from erpose_yolo.engine.slicing import TILES, parse_sides, sliced_predictor
+from erpose_yolo.engine.slicing import TILES, SlicedPredictor, parse_sides, sliced_predictor
 from erpose_yolo.engine.smoothing import TrackSmoother
 from erpose_yolo.engine.table import TrackTable
 from erpose_yolo.engine.tracking import TRACKER, TrackWatch
@@ -192,7 +192,9 @@ class ERPose(YOLO):
             predictor = sliced_predictor(sides, float(overlap), int(kwargs.get("batch") or TILES))
             kwargs["batch"] = 1  # images at a time
         elif predictor is None and isinstance(self.predictor, ERPosePredictor):
-            predictor = ERPosePredictor  # the stock method would keep the last one, slices and error bars included
+            last = self.predictor
+            if isinstance(last, SlicedPredictor) or last.show_sigma or last.save_sigma:
+                predictor = ERPosePredictor  # the stock method would keep the last one
         if show_sigma or save_sigma:
             predictor = with_sigma(predictor or ERPosePredictor, show_sigma, save_sigma)
         return super().predict(source, stream, predictor, **kwargs)

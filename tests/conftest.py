@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,14 @@ def log() -> Iterator[list[str]]:
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test in a folder of its own: the package works from any folder, and leaves nothing in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _own_argv() -> Iterator[None]:
+    """Undo what the ``erpose`` command does to ``sys.argv``: after "yolo predict" there, predict returns nothing."""
+    before = sys.argv[:]
+    yield
+    sys.argv[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -22,14 +21,6 @@ from erpose_yolo import catalog, cli, model
 from erpose_yolo.model import ERPose
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-
-
-@pytest.fixture(autouse=True)
-def _own_argv() -> Iterator[None]:
-    """The command changes the list of the process in place."""
-    before = sys.argv[:]
-    yield
-    sys.argv[:] = before
 
 
 @pytest.fixture
@@ -205,7 +196,7 @@ def test_errors_of_the_input_are_one_line_and_bugs_are_not(
     def broken(*args: object, **kwargs: object) -> None:
         return None + 1  # type: ignore[operator]
 
-    monkeypatch.setattr("erpose_yolo.engine.predictor.select_rows", broken)
+    monkeypatch.setattr("erpose_yolo.engine.predictor.select_persons", broken)
     for extra in ([], ["slices=64"]):
         with pytest.raises(TypeError, match="unsupported operand"):
             cli.main(["predict", f"model={weights}", f"source={image}", "imgsz=32", *extra])

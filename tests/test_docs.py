@@ -102,7 +102,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "own-keypoints" / "index.html").is_file() and (tmp_path / "site" / "llms.txt").is_file()
     assert not list((tmp_path / "site").rglob("*.py"))
-    assert (tmp_path / "site" / "repository" / "examples" / "assets" / "photos.jpg").is_file()  # an image beside docs/
+    assert (tmp_path / "site" / "repository" / "examples" / "assets" / "web.jpg").is_file()  # an image beside docs/
     works = (tmp_path / "site" / "how-it-works" / "index.html").read_text(encoding="utf-8")
     assert 'href="https://github.com/erpose-yolo/erpose-yolo/blob/main/examples/graft/README.md"' in works
     api = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ class Teacher:
         device = next(student.parameters()).device
         self.model = model.float().eval().requires_grad_(False).to(device)
         if isinstance(model, ERPoseModel):
-            self.model.model[-1].dense = True  # a row per cell
+            self.model.model[-1].layout = "cells"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         """Itself: the averaged model is a deep copy of the one in training, and there is one teacher."""

@@ -73,9 +73,8 @@ def export(model: Any, run: Callable[..., str], layout: str | None = None, sigma
     quantize = QUANTIZE.get(str(quantize).lower(), quantize)
     _need(CONVERTERS.get(fmt, {}) | (QUANTIZERS.get(fmt, {}) if quantize in EIGHT_BIT else {}), f"format='{fmt}'")
     check_arguments("export", kwargs)
-    work = _Work(fmt, layout_of(fmt, layout))
     kwargs["nms"] = False
-    work = _Work(fmt, layout, sigma)
+    work = _Work(fmt, layout_of(fmt, layout), sigma)
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
@@ -123,7 +122,7 @@ def paddle_sampling(fmt: str) -> Iterator[None]:
 class _Work:
     """An export in a folder of its own beside the final place, so that it can be moved there in one step."""
 
-    def __init__(self, fmt: str, layout: str, sigma: bool) -> None:
+    def __init__(self, fmt: str, layout: str, sigma: bool = False) -> None:
         self.fmt, self.layout, self.sigma = fmt, layout, sigma
         self.folder: Path | None = None
         self.final = Path()
@@ -262,7 +261,8 @@ def describe(model: Any, head: Any, shares: bool = False) -> dict[str, Any]:
         keypoint indices, empty where unknown), sigmas, strides (``stride`` is the largest), layout ("rows" of the best cells,
         sorted; "cells", a row per cell; "maps", see method.maps), row (its columns), units (of its coordinates) and input (what
         the network was trained to see). For maps also maps (channels of each part of a pose map), offset_cells, margins (of
-        derived boxes, with room), confidence and sigma_units (of errorbars.keypoint_sigma, None where spreads are untrained). Numbers, strings, lists and dictionaries only.
+        derived boxes, with room), confidence and sigma_units (of errorbars.keypoint_sigma, None where spreads are untrained).
+        Numbers, strings, lists and dictionaries only.
     """
     keypoints, values = head.kpt_shape
     given = getattr(model, "kpt_names", None)

@@ -154,7 +154,7 @@ class MapsDecoder:
             return logits.new_zeros((0, 6 + self.channels["visibility"] * values), dtype=torch.float32)
         part = dict(zip(self.channels, torch.split(torch.cat(columns, 2).float(), list(self.channels.values()), 1)))
         part["offsets"] = part["offsets"].reshape(1, -1, 2, len(cells))
-        part["scores"] = logits.index_select(2, cells).float()
+        part["scores"] = logits.index_select(2, cells).float().sigmoid()
         refine = partial(refine_keypoints, refinements=maps, strides=[s for _, s in counts], counts=[n for n, _ in counts])
         refined = refine if part.pop("refinement", None) is not None else None
         margins, centres, strides = self.margins.to(logits.device), torch.cat(places, 1), torch.cat(sizes, 1)

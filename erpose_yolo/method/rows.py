@@ -50,8 +50,8 @@ def make_rows(
     """Decode outputs of cells to ``x1 y1 x2 y2 score class keypoints``; error bars follow where ``sigma_units`` are given.
 
     Args:
-        part: raw outputs, "offsets" (B, K, 2, N), "visibility" (B, K, N), "scores" (B, C, N), with ``sorted_by`` "expected_oks"
-            or ``sigma_units`` "log_spread" (B, K, N), and "box" (B, 4, N) where boxes are learned.
+        part: "scores" (B, C, N) in [0, 1] and raw outputs, "offsets" (B, K, 2, N), "visibility" (B, K, N), with ``sorted_by``
+            "expected_oks" or ``sigma_units`` "log_spread" (B, K, N), and "box" (B, 4, N) where boxes are learned.
         centres: (2, N) or (B, 2, N) pixels.
         strides: (1, N) or (B, 1, N) pixels.
         refine: what method.refine does with keypoints (B, K, 2, N): moved ones, and (B, K, N) to be added to log b; None for none.
@@ -76,7 +76,7 @@ def make_rows(
         boxes = decode_boxes(part["box"], centres, strides)
     else:
         boxes = derive_boxes(keypoints, visibility, margins)
-    score, category = best_class(part["scores"].sigmoid())  # one cell is one person, whatever the number of classes
+    score, category = best_class(part["scores"])  # one cell is one person, whatever the number of classes
     log_spread = part.get("log_spread")
     if log_spread is not None and wider is not None:
         log_spread = log_spread + wider

@@ -361,7 +361,7 @@ class ERPoseHead(Pose):
         if not torch.compiler.is_compiling():  # torch.export cannot read a tensor, and takes what the call before it read
             self.sizes = [float(s) for s in self.stride]
         centres, strides = make_cells(shapes, self.sizes, scores)
-        part = {"offsets": pose.offsets, "visibility": pose.visibility, "scores": scores}
+        part = {"offsets": pose.offsets, "visibility": pose.visibility, "scores": scores.sigmoid()}
         if self.confidence == "expected_oks" or self.sigma_units is not None:
             part["log_spread"] = pose.log_spread
         if pose.box is not None:

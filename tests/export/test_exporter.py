@@ -130,10 +130,10 @@ def trained(tmp_path: Path) -> Path:
 
 
 def people(path: Path | str, size: int | list[int]) -> list[torch.Tensor]:
-    """Boxes with scores, and keypoints, of the people on a photo, in its pixels; 4 of those are at most one of the input."""
+    """Boxes with scores, keypoints, and error bars of people on a photo, in its pixels, of which 4 are at most one of the input."""
     image = cv2.imread(str(ASSETS / "bus.jpg"))
     found = YOLO(path).predict(image, imgsz=size, rect=False, device="cpu", verbose=False)[0]
-    return [found.boxes.data, found.keypoints.data]
+    return [found.boxes.data, found.keypoints.data, found.erpose.sigma]
 
 
 @pytest.mark.parametrize(
@@ -502,12 +502,12 @@ def test_misleading_warning_is_kept_out(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("fmt", ["torchscript", "onnx"])
 def test_error_bars_are_exported_when_asked_for(fmt: str, checkpoint: Path) -> None:
-    """The layout says so, and predict reads back what the checkpoint gives; without the flag there are none."""
+    """The metadata say so, and predict reads back what the checkpoint gives; without the flag there are none."""
     image = cv2.imread(str(ASSETS / "bus.jpg"))
     options = {"imgsz": SIZE, "conf": 0.3, "rect": False, "device": "cpu", "verbose": False}
     wanted = ERPose(checkpoint).predict(image, **options)[0]
     path = ERPose(checkpoint).export(format=fmt, imgsz=SIZE, sigma=True)
-    assert exporter.read_metadata(path)["layout"] == "x1 y1 x2 y2 score class (x y v)*K sigma*K"
+    assert exporter.read_metadata(path)["row"] == "x1 y1 x2 y2 score class (x y v)*K sigma*K"
     got = ERPose(path).predict(image, **options)[0]
     assert got.keypoints.data.shape == (len(got), 17, 3) and got.erpose.sigma.shape == (len(got), 17)
     for keypoints, sigma in list(zip(wanted.keypoints.xy, wanted.erpose.sigma))[:10]:
@@ -515,17 +515,17 @@ def test_error_bars_are_exported_when_asked_for(fmt: str, checkpoint: Path) -> N
         assert torch.allclose(got.erpose.sigma[row], sigma, rtol=2e-2)
     if fmt == "torchscript":
         plain = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
-        assert "sigma*K" not in exporter.read_metadata(plain)["layout"]
+        assert "sigma*K" not in exporter.read_metadata(plain)["row"]
         assert ERPose(plain).predict(image, **options)[0].erpose is None
 
 
 def test_error_bars_that_cannot_be_exported(checkpoint: Path) -> None:
     dense = FakeExporter(checkpoint)
-    exporter.prepare(dense, "ncnn", sigma=True)
-    assert dense.model(dense.im).shape == dense.output_shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57 + 17)
+    exporter.prepare(dense, "ncnn", "cells", sigma=True)
+    assert dense.model(dense.im).shape == (1, 8 * 12 + 4 * 6 + 2 * 3, 57 + 17)
     with pytest.raises(ValueError, match="Edge TPU"):
-        exporter.prepare(FakeExporter(checkpoint), "edgetpu", sigma=True)
+        exporter.prepare(FakeExporter(checkpoint), "edgetpu", "cells", sigma=True)
     untrained = FakeExporter(checkpoint)
     untrained.model.model[-1].confidence = "score"
     with pytest.raises(ValueError, match="not trained"):
-        exporter.prepare(untrained, "onnx", sigma=True)
+        exporter.prepare(untrained, "onnx", "rows", sigma=True)

@@ -23,7 +23,6 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,21 +73,13 @@ class Item(NamedTuple):
     labels: Path | None
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a model found in an image, best first.
+class Found(NamedTuple):
+    """What a model found in an image, best first."""
 
-    Args:
-        category: (N,) class indices.
-        score: (N,).
-        boxes: (N, 4) corners.
-        keypoints: (N, K, 3) pixels and visibility from 0 to 1.
-    """
-
-    category: Array
-    score: Array
-    boxes: Array
-    keypoints: Array
+    category: Array  # (N,) class indices
+    score: Array  # (N,)
+    boxes: Array  # (N, 4) corners
+    keypoints: Array  # (N, K, 3) pixels and visibility from 0 to 1
 
 
 def label(
@@ -498,19 +489,19 @@ def _begin(out: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, di
     """
     file = out / "labelling.jsonl"
     settings = json.loads(json.dumps(settings, default=str))
-    if file.is_file() and not overwrite:
-        lines = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # killed while writing
-                lines.append(json.loads(line))
-        begun = lines[0]["settings"]
+    lines: list[dict[str, Any]] = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() and not overwrite else ():
+        with contextlib.suppress(ValueError):  # killed while writing
+            lines.append(json.loads(line))
+    if lines:
+        begun = lines[0].get("settings", {})
         for key in sorted({*begun, *settings}):
             if begun.get(key) != settings.get(key):
                 raise FileExistsError(
                     f"{out} was begun with {key}={begun.get(key)}, not {key}={settings.get(key)}. Give the same, or another out=, "
                     "or overwrite=True to label all anew."
                 )
-        return {line["image"]: line for line in lines[1:]}
+        return {line["image"]: line for line in lines if "image" in line}
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise FileExistsError(
             f"{out} holds files that erpose label has not written. Give another out=, or overwrite=True to replace label files of "

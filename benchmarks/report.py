@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import common
-from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, error_bars, graft, slices, video
+from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, error_bars, graft, video
 from benchmarks.robustness import crash, endurance, export
 from benchmarks.speed import convert, evaluate, import_cost, latency, memory, size, step
 
@@ -30,7 +30,6 @@ TABLES: dict[str, Callable[[common.Record], str]] = {
     "compare-pretrained": compare.table,
     "ap-breakdown": ap_breakdown.table,
     "ablation": ablation.table,
-    "slices": slices.table,
     "video": video.table,
     "video-trackers": video.table,
     "graft": graft.table,

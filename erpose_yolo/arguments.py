@@ -6,10 +6,15 @@ Every other key of ``ultralytics.utils.DEFAULT_CFG_DICT`` does what it does for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
+
+from erpose_yolo.errors import is_input_error, suggestion
+from erpose_yolo.upstream import compat
 
 
 class Refusal(NamedTuple):
@@ -101,3 +106,41 @@ def check_arguments(mode: str, given: Mapping[str, Any]) -> None:
         if entry and mode in entry.modes and value not in entry.met and key not in _told and RANK in {-1, 0}:
             _told.add(key)
             LOGGER.warning(f"{key}={value} has no effect on ER-Pose models: {entry.reason}.")
+
+
+def run_command(name: str, usage: str, function: Callable[..., Any], words: Sequence[str]) -> int:
+    """Run ``erpose NAME``, a function of keyword arguments.
+
+    Args:
+        name: of the command.
+        usage: what ``--help`` prints.
+        function: takes the arguments; ``**kwargs`` are those of Ultralytics.
+        words: ``key=value`` pairs.
+
+    Returns:
+        Exit code: that of the function where it returns one, else 0; 1 with a message on what is wrong with the input; 2 with one
+        on an unknown argument.
+    """
+    if not words or any(word in ("-h", "--help", "help") for word in words):
+        print(usage)
+        return int(not words)
+    from ultralytics.cfg import parse_key_value_pair
+
+    options: dict[str, Any] = {}
+    known = {*inspect.signature(function).parameters, *DEFAULT_CFG_DICT} - {"kwargs"}
+    try:
+        for word in words:
+            if "=" not in word:
+                raise ValueError(f"'{word}' is not key=value.\n\n{usage}")
+            key, value = parse_key_value_pair(word)
+            if key not in known and not compat.is_argument(key):
+                print(f"erpose {name}: '{key}' is not an argument.{suggestion(key, known)}", file=sys.stderr)
+                return 2
+            options[key] = value
+        code = function(**options)
+    except Exception as error:
+        if not is_input_error(error):
+            raise
+        print(f"erpose {name}: {error}", file=sys.stderr)
+        return 1
+    return code if isinstance(code, int) else 0

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 
 # A room may import rooms of earlier rows only, and none of its own row. Inside a room anything but a circle goes.
 ORDER = (
-    ("arguments", "catalog", "errors", "files", "method"),
+    ("catalog", "errors", "files", "method"),
+    ("arguments",),
     ("data",),
     ("nn",),
     ("metrics",),

@@ -5,7 +5,7 @@
     OUT/sheet.jpg                                 the images of which the model doubts most, with what was written
     OUT/labelling.jsonl                           the settings, then a line an image: what was found, and the doubt
 
-A line is added before its label file is written, and files are whole or not there. So a run that was killed goes on where it
+An image is copied, its line is added, and its label file is written, last and whole: so a run that was killed goes on where it
 stopped, and a label file without such a line is the user's and stays.
 
 Shapes: N rows, K keypoints, D values of a keypoint. Coordinates are pixels of the image unless they are said to be shares.
@@ -13,8 +13,9 @@ Shapes: N rows, K keypoints, D values of a keypoint. Coordinates are pixels of t
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -22,9 +23,8 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ from erpose_yolo.data.labels import Array, Rows, complete_boxes, read_rows
 from erpose_yolo.data.painting import draw_sides, draw_text
 from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import flip_from_names, keypoint_names, known_skeleton, limbs_of, read_kpt_shape, sides_of
-from erpose_yolo.errors import is_input_error, one_line, suggestion
+from erpose_yolo.errors import one_line
 from erpose_yolo.files import written_whole
 
 SAME = 0.5  # least OKS, or share of a found box that a row without keypoints covers, of one and the same person
@@ -65,38 +65,21 @@ USAGE = """Usage: erpose label model=FILE source=DIR out=DIR [key=value ...]
   imgsz, device, iou, max_det, classes, half, augment ...   as 'yolo predict' takes them"""
 
 
-@dataclass(frozen=True)
-class Item:
-    """An image to label.
-
-    Args:
-        source: its file.
-        split: train, val, test or minival.
-        name: its path in the split's folder, parted by '/'.
-        labels: existing label file, which need not exist; None without ``merge``.
-    """
+class Item(NamedTuple):
+    """An image to label: its file, ``SPLIT/NAME`` in the new set, and its existing label file, None without ``merge``."""
 
     source: Path
-    split: str
-    name: str
+    key: str
     labels: Path | None
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a model found in an image, best first.
+class Found(NamedTuple):
+    """What a model found in an image, best first."""
 
-    Args:
-        category: (N,) class indices.
-        score: (N,).
-        boxes: (N, 4) corners.
-        keypoints: (N, K, 3) pixels and visibility from 0 to 1.
-    """
-
-    category: Array
-    score: Array
-    boxes: Array
-    keypoints: Array
+    category: Array  # (N,) class indices
+    score: Array  # (N,)
+    boxes: Array  # (N, 4) corners
+    keypoints: Array  # (N, K, 3) pixels and visibility from 0 to 1
 
 
 def label(
@@ -142,54 +125,50 @@ def label(
     place = None if source is None else Path(source).absolute()
     name = str(getattr(model, "ckpt_path", None) or model)
     about = {"model": name, "source": place, "conf": conf, "ignore": ignore, "merge": given, **kwargs}
-    groups = _groups(place, known, out)
+    sources = _sources(place, known, out)
     labeller = Labeller(model, ignore, kwargs)
-    done, placed = _open_journal(out, {k: v for k, v in about.items() if k not in NEUTRAL}, overwrite)
-    items, skipped = _plan(groups, None if known else given, known, val, placed)
-    data, classes = _describe(labeller, known, {item.split for item in items})
+    done = _begin(out, {k: v for k, v in about.items() if k not in NEUTRAL}, overwrite)
+    items, skipped = _plan(sources, None if known else given, known, val, out)
+    data, classes = _describe(labeller, known, {item.key.partition("/")[0] for item in items})
     if overwrite or not (out / "data.yaml").exists():
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
         with written_whole(out / "data.yaml") as part:
-            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
             part.write_text(f"# Labelled by {Path(name).name}, erpose label\n{text}", encoding="utf-8")
-    sigmas = np.array(data["kpt_oks_sigmas"])
-    todo = [i for i in items if f"{i.split}/{i.name}" not in done or not _label_file(out, i).exists()]
+    (keypoints, dims), sigmas, kept = data["kpt_shape"], np.array(data["kpt_oks_sigmas"]), 0
+    todo = [item for item in items if item.key not in done or not _label_file(out, item.key).exists()]
     if len(todo) < len(items):
         print(f"{out}: {len(items) - len(todo)} of {len(items)} images are labelled already, going on with the rest.")
-    kept = 0
     with open(out / "labelling.jsonl", "a", encoding="utf-8") as journal:
+        journal.write("\n")  # an earlier run may have been killed while it wrote a line
         for item in Progress("labelling", len(todo)).over(todo):
-            file = _label_file(out, item)
+            file, merging = _label_file(out, item.key), item.labels is not None
             if file.exists() and not overwrite:
                 kept += 1
                 continue
             try:
                 image = _read(item.source)
-                old = None if item.labels is None else _existing(item.labels, *data["kpt_shape"])
+                text, rows = _existing(item.labels, keypoints, dims)
             except (OSError, DataError) as error:
                 skipped += _say(item.source, error)
                 continue
-            found = labeller(image)
-            size = (image.shape[1], image.shape[0])
-            before = _pixels(old[1] if old else None, size, data["kpt_shape"][0])
-            verdict = decide(found, *before, sigmas, conf, merging=old is not None)
-            rows = [_row(found, n, kind, size, data["kpt_shape"][1], classes) for n, kind in enumerate(verdict)]
-            verdict = [kind if row else "" for kind, row in zip(verdict, rows)]
-            text = (old[0] if old else "") + "".join(f"{row}\n" for row in rows if row)
-            record: dict[str, Any] = {
-                "image": f"{item.split}/{item.name}",
-                "doubt": doubt(found.score, verdict, conf, ignore, merging=old is not None),
+            found, size = labeller(image), (image.shape[1], image.shape[0])
+            verdict = decide(found, *_pixels(rows, size), sigmas, conf, merging)
+            new = [_row(found, n, kind, size, dims, classes) for n, kind in enumerate(verdict)]
+            verdict = [kind if row else "" for kind, row in zip(verdict, new)]
+            record = done[item.key] = {
+                "image": item.key,
+                "doubt": doubt(found.score, verdict, conf, ignore, merging),
                 "persons": verdict.count("person"),
                 "regions": verdict.count("region"),
-                "rows": len(before[0]),
+                "rows": len(rows.lines),
             }
-            _place(item.source, out / "images" / item.split / item.name, images)
-            journal.write(json.dumps(record, ensure_ascii=True) + "\n")
+            _place(item.source, out / "images" / item.key, images)
+            journal.write(json.dumps(record) + "\n")
             journal.flush()
-            done[record["image"]] = record
             file.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(file) as part:
-                part.write_text(text, encoding="utf-8")
-    records = [done[key] for item in items if (key := f"{item.split}/{item.name}") in done]
+                part.write_text(text + "".join(f"{row}\n" for row in new if row), encoding="utf-8")
+    records = [done[item.key] for item in items if item.key in done]
     if sheet and records:
         contact_sheet(out, data, sorted(records, key=lambda r: -r["doubt"])[:sheet], out / "sheet.jpg")
     counts = {"images": len(records), **{key: sum(r[key] for r in records) for key in ("persons", "regions", "rows")}}
@@ -360,51 +339,49 @@ def _describe(labeller: Labeller, known: DataYaml | None, splits: set[str]) -> t
 # -- images and labels -----------------------------------------------------------------------------------------------
 
 
-def _groups(source: Path | None, known: DataYaml | None, out: Path) -> list[tuple[str, Path, list[Path]]]:
-    """Split (empty where it is to be drawn), root and images of each source.
+def _sources(source: Path | None, known: DataYaml | None, out: Path) -> list[tuple[str, Path, Path]]:
+    """Split (empty where it is to be drawn), root and file of each image.
 
     Raises:
         ValueError: ``out`` and the images lie in one another.
         FileNotFoundError: no such folder, or no image there.
     """
-    splits = [(s, known.entries(s)) for s in SPLITS if known.data.get(s)] if known else [("", [source])] if source else []
-    groups = [(split, entry, images_of([entry])) for split, entries in splits for entry in entries]
-    if not any(images for _, _, images in groups):
+    roots = [(s, root) for s in SPLITS for root in known.entries(s)] if known else [("", source)] if source else []
+    found = [(split, root, image) for split, root in roots for image in images_of([root])]
+    if not found:
         raise FileNotFoundError(f"{source or (known and known.file)}: no images there.")
-    for _, root, _ in groups:
+    for _, root in roots:
         if out == root or out in root.parents or root in out.parents:
             raise ValueError(f"out={out} and the images of {root} lie in one another. Give a folder outside.")
-    return groups
+    return found
 
 
 def _plan(
-    groups: list[tuple[str, Path, list[Path]]], labels: Path | None, known: DataYaml | None, val: float, placed: Mapping[str, str]
+    sources: list[tuple[str, Path, Path]], labels: Path | None, known: DataYaml | None, val: float, out: Path
 ) -> tuple[list[Item], int]:
     """The images that can be read, and the number of those that cannot, which are told.
 
-    Copies of an image come into the same split, so that no validation image is trained on.
+    A split that is not given is drawn by content, so that no copy of a validation image is trained on. Who has one in ``out`` keeps
+    it.
 
     Args:
-        groups: see :func:`_groups`.
+        sources: see :func:`_sources`.
         labels: folder of label files that exist.
         known: the data set that exists.
         val: share of the validation split.
-        placed: splits of the images that an earlier run has labelled, by name.
+        out: the new data set.
     """
     items: list[Item] = []
     lots: list[float] = []
-    skipped = 0
-    taken: set[str] = set()
-    every = [(split, root, image) for split, root, images in groups for image in images]
-    for split, root, image in Progress("looking at images", len(every)).over(every):
+    skipped, taken = 0, set()
+    for split, root, image in Progress("looking at images", len(sources)).over(sources):
         inside = image.relative_to(root) if image.is_relative_to(root) and image != root else Path(image.name)
-        name = _safe(inside.as_posix())
-        stem, suffix = os.path.splitext(name)
-        number = 1
-        while f"{split}/{stem}".lower() in taken:  # the same but for the suffix, which labels have not, or for the case
+        first, suffix = os.path.splitext(f"{split}/{_safe(inside.as_posix())}")
+        stem, number = first, 1
+        while stem.lower() in taken:  # the same but for the suffix, which labels have not, or for the case
             number += 1
-            stem = f"{os.path.splitext(name)[0]}-{number}"
-        taken.add(f"{split}/{stem}".lower())
+            stem = f"{first}-{number}"
+        taken.add(stem.lower())
         try:
             size = image_size(image)
             if min(size) < MIN_PIXELS:
@@ -413,15 +390,14 @@ def _plan(
         except (OSError, DataError) as error:
             skipped += _say(image, error)
             continue
-        file = label_of(image) if known else labels and labels / inside.with_suffix(".txt")
-        items.append(Item(image, split, stem + suffix, file))
-    if not known and items:
-        bound = max(val, min(lots) if val and len(items) > 1 else 0.0)
-        earlier = [placed.get(item.name) for item in items]
-        splits = [was or ("val" if lot <= bound and val else "train") for was, lot in zip(earlier, lots)]
-        items = [replace(item, split=split) for item, split in zip(items, splits)]
+        items.append(Item(image, stem + suffix, label_of(image) if known else labels and labels / inside.with_suffix(".txt")))
     if not items:
         raise FileNotFoundError("None of the images can be read.")
+    if not known:
+        bound = max(val, min(lots)) if val and len(items) > 1 else val  # one at least
+        drawn = ["val" if val and lot <= bound else "train" for lot in lots]
+        earlier = ([s for s in ("train", "val") if os.path.lexists(f"{out}/images/{s}{item.key}")] for item in items)
+        items = [item._replace(key=(*before, split)[0] + item.key) for item, before, split in zip(items, earlier, drawn)]
     return items, skipped
 
 
@@ -441,7 +417,7 @@ def _safe(name: str) -> str:
 
 def _say(image: Path, error: Exception) -> int:
     """Tell of an image that is left out; 1, for the count."""
-    text = f"\n{image}: left out: {one_line(error)}" if sys.stderr.isatty() else f"{image}: left out: {one_line(error)}"
+    text = "\n" * sys.stderr.isatty() + f"{image}: left out: {one_line(error)}"
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
     return 1
 
@@ -464,34 +440,34 @@ def _read(file: Path) -> np.ndarray:
     return image if image.shape[2] == 3 else np.ascontiguousarray(image[..., [0, 1, 2] if image.shape[2] > 3 else [0, 0, 0]])
 
 
-def _existing(file: Path, keypoints: int, dims: int) -> tuple[str, Rows]:
+def _rows_of(file: Path | None, keypoints: int, dims: int) -> Rows:
+    """Rows of a label file; an absent one has none."""
+    return read_rows(file if file is not None and file.is_file() else Path(os.devnull), keypoints, dims)
+
+
+def _existing(file: Path | None, keypoints: int, dims: int) -> tuple[str, Rows]:
     """Text and rows of a label file; an absent one is empty.
 
     Raises:
         DataError: a row cannot be read.
     """
-    if not file.is_file():
-        return "", read_rows(Path(os.devnull), keypoints, dims)
-    rows = read_rows(file, keypoints, dims)
-    if rows.problems:
-        first = rows.problems[0]
+    rows = _rows_of(file, keypoints, dims)
+    for first in rows.problems:
         raise DataError(f"{file}:{first.line}: {first.what}. Fix: {first.fix}")
-    text = file.read_text(encoding="utf-8-sig")
+    text = file.read_text(encoding="utf-8-sig") if file is not None and file.is_file() else ""
     return text if not text or text.endswith("\n") else f"{text}\n", rows
 
 
-def _pixels(rows: Rows | None, size: tuple[int, int], keypoints: int) -> tuple[Array, Array]:
+def _pixels(rows: Rows, size: tuple[int, int]) -> tuple[Array, Array]:
     """Corners (N, 4) and keypoints (N, K, 3) of rows in pixels, boxes derived where there are none."""
-    if rows is None or not len(rows.lines):
-        return np.zeros((0, 4)), np.zeros((0, keypoints, 3))
     poses = rows.posed()
     boxes = np.nan_to_num(complete_boxes(rows.boxes, poses, size)) * (*size, *size)
     corners = np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
     return corners, poses * (*size, 1)
 
 
-def _label_file(out: Path, item: Item) -> Path:
-    return out / "labels" / item.split / (os.path.splitext(item.name)[0] + ".txt")
+def _label_file(out: Path, key: str) -> Path:
+    return out / "labels" / (os.path.splitext(key)[0] + ".txt")
 
 
 def _place(source: Path, target: Path, how: str) -> None:
@@ -505,19 +481,19 @@ def _place(source: Path, target: Path, how: str) -> None:
     os.symlink(os.path.realpath(source), target)
 
 
-def _open_journal(out: Path, settings: dict[str, Any], overwrite: bool) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What earlier runs have labelled, by "split/name", and the splits of these images by name; starts the journal if need be.
+def _begin(out: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, dict[str, Any]]:
+    """What earlier runs have labelled, by "split/name"; starts the journal if need be.
 
     Raises:
         FileExistsError: the folder holds other things, or was begun with other settings.
     """
     file = out / "labelling.jsonl"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    lines = [line for line in map(_parsed, text.splitlines()) if line]
-    done = {line["image"]: line for line in lines if "image" in line}
-    placed = {name: split for split, _, name in (key.partition("/") for key in done)}
     settings = json.loads(json.dumps(settings, default=str))
-    if lines and not overwrite:
+    lines: list[dict[str, Any]] = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() and not overwrite else ():
+        with contextlib.suppress(ValueError):  # killed while writing
+            lines.append(json.loads(line))
+    if lines:
         begun = lines[0].get("settings", {})
         for key in sorted({*begun, *settings}):
             if begun.get(key) != settings.get(key):
@@ -525,10 +501,7 @@ def _open_journal(out: Path, settings: dict[str, Any], overwrite: bool) -> tuple
                     f"{out} was begun with {key}={begun.get(key)}, not {key}={settings.get(key)}. Give the same, or another out=, "
                     "or overwrite=True to label all anew."
                 )
-        if not text.endswith("\n"):  # killed while writing
-            with open(file, "a", encoding="utf-8") as handle:
-                handle.write("\n")
-        return done, placed
+        return {line["image"]: line for line in lines if "image" in line}
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise FileExistsError(
             f"{out} holds files that erpose label has not written. Give another out=, or overwrite=True to replace label files of "
@@ -536,16 +509,8 @@ def _open_journal(out: Path, settings: dict[str, Any], overwrite: bool) -> tuple
         )
     out.mkdir(parents=True, exist_ok=True)
     with written_whole(file) as part:
-        part.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
-    return {}, placed
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None  # the last line of a run that was killed
-    return value if isinstance(value, dict) else None
+        part.write_text(json.dumps({"settings": settings}), encoding="utf-8")
+    return {}
 
 
 # -- contact sheet ---------------------------------------------------------------------------------------------------
@@ -578,9 +543,8 @@ def contact_sheet(out: Path, data: Mapping[str, Any], records: Sequence[Mapping[
         scale = tile / max(image.shape[:2])
         w, h = (max(1, round(side * scale)) for side in image.shape[1::-1])
         image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        label_file = out / "labels" / (os.path.splitext(record["image"])[0] + ".txt")
-        rows = read_rows(label_file, k, dims) if label_file.is_file() else None
-        for row, (box, pose) in enumerate(zip(*_pixels(rows, (w, h), k))):
+        rows = _rows_of(_label_file(out, record["image"]), k, dims)
+        for row, (box, pose) in enumerate(zip(*_pixels(rows, (w, h)))):
             if (pose[:, 2] > 0).any():
                 draw_sides(image, pose, sides, limbs, 1)
             else:
@@ -601,46 +565,20 @@ def contact_sheet(out: Path, data: Mapping[str, Any], records: Sequence[Mapping[
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``erpose label``.
+    """Run ``erpose label``: see :func:`arguments.run_command`; 130 after Ctrl-C."""
+    from erpose_yolo.arguments import run_command
 
-    Args:
-        arguments: ``key=value`` pairs; ``--help`` prints the usage.
-
-    Returns:
-        Exit code: 0; 1 with a message on what is wrong with the input; 2 with one on an unknown argument; 130 after Ctrl-C.
-    """
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
-        print(USAGE)
-        return 0 if arguments else 1
-    from ultralytics.cfg import DEFAULT_CFG_DICT, parse_key_value_pair
-
-    from erpose_yolo.upstream import compat
-
-    options: dict[str, Any] = {}
-    known = {*inspect.signature(label).parameters, *DEFAULT_CFG_DICT} - {"kwargs"}
     try:
-        for argument in arguments:
-            if "=" not in argument:
-                raise ValueError(f"'{argument}' is not key=value.\n\n{USAGE}")
-            key, value = parse_key_value_pair(argument)
-            if key not in known and not compat.is_argument(key):
-                print(f"erpose label: '{key}' is not an argument.{suggestion(key, known)}", file=sys.stderr)
-                return 2
-            options[key] = value
-        counts = label(**options)
+        return run_command("label", USAGE, label_and_say, arguments)
     except KeyboardInterrupt:
         print("\nerpose label: stopped. The same command goes on from here.", file=sys.stderr)
         return 130
-    except Exception as error:
-        if not is_input_error(error):
-            raise
-        print(f"erpose label: {error}", file=sys.stderr)
-        return 1
-    _print(counts, Path(str(options["out"])))
-    return 0 if counts["images"] else 1
 
 
-def _print(counts: Mapping[str, int], out: Path) -> None:
+@functools.wraps(label)
+def label_and_say(**options: Any) -> int:
+    """Label, and say what came of it; 1 if no image was labelled."""
+    counts, out = label(**options), Path(str(options["out"]))
     print(f"{out}: {counts['images']} images, {counts['persons']} persons, {counts['regions']} ignore regions")
     for count, text in (
         (counts["rows"], "rows of merge= taken over"),
@@ -651,6 +589,7 @@ def _print(counts: Mapping[str, int], out: Path) -> None:
             print(f"  {count} {text}")
     data = out / "data.yaml"
     print(f"Look at {out / 'sheet.jpg'}, most doubtful images first. Then: erpose check {data}; erpose train data={data}")
+    return int(not counts["images"])
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ images.
 
 from __future__ import annotations
 
-import inspect
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ import numpy as np
 
 from erpose_yolo import catalog
 from erpose_yolo.data.skeletons import CROWDPOSE_14, names_of
-from erpose_yolo.errors import is_input_error, suggestion
 from erpose_yolo.method.oks import describe_sigmas
 from erpose_yolo.metrics import coco, crowding, crowdpose, keypoints, plots
 from erpose_yolo.metrics.exact import ExactPose, load_annotations
@@ -285,34 +282,7 @@ def _plain(value: Any) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``erpose eval``.
+    """Run ``erpose eval``: see :func:`arguments.run_command`."""
+    from erpose_yolo.arguments import run_command
 
-    Args:
-        arguments: ``key=value`` pairs; ``--help`` prints the usage.
-
-    Returns:
-        Exit code: 0; 1 with a message on what is wrong with the input; 2 with one on an unknown argument.
-    """
-    if not arguments or any(a in ("-h", "--help", "help") for a in arguments):
-        print(USAGE)
-        return 0 if arguments else 1
-    from ultralytics.cfg import DEFAULT_CFG_DICT, parse_key_value_pair
-
-    options: dict[str, Any] = {}
-    known = {*inspect.signature(evaluate).parameters, *DEFAULT_CFG_DICT} - {"kwargs"}
-    try:
-        for argument in arguments:
-            if "=" not in argument:
-                raise ValueError(f"'{argument}' is not key=value.\n\n{USAGE}")
-            key, value = parse_key_value_pair(argument)
-            if key not in known and not compat.is_argument(key):
-                print(f"erpose eval: '{key}' is not an argument.{suggestion(key, known)}", file=sys.stderr)
-                return 2
-            options[key] = value
-        evaluate(**options)
-    except Exception as error:
-        if not is_input_error(error):
-            raise
-        print(f"erpose eval: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("eval", USAGE, evaluate, arguments)

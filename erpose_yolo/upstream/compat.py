@@ -280,7 +280,7 @@ CONTRACTS = (
     UpstreamContract("ultralytics.cfg:merge_equals_args", "(args, /)", "the erpose command looks at each word"),
     UpstreamContract("ultralytics.cfg:check_dict_alignment", "(base, custom, /)", "unknown arguments are refused in one sentence"),
     UpstreamContract("ultralytics.cfg:get_save_dir", "(args, /)", "folder of erpose eval"),
-    UpstreamContract("ultralytics.cfg:parse_key_value_pair", "(pair, /)", "arguments of erpose eval"),
+    UpstreamContract("ultralytics.cfg:parse_key_value_pair", "(pair, /)", "arguments of erpose eval and erpose label"),
 )
 
 # Methods that ours replace and stock code calls: one that is renamed upstream is never called again, without any error.

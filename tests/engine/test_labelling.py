@@ -175,6 +175,17 @@ def test_copies_of_an_image_share_a_split(tmp_path: Path) -> None:
     assert report.errors == 0 and report.images["val"] >= 2
 
 
+def test_an_image_keeps_its_split(tmp_path: Path) -> None:
+    """The one validation image of a few is none of the many that join them later."""
+    source = photos(tmp_path / "photos", "0.png", "1.png", "2.png")
+    label(Model(), source, tmp_path / "out", val=1e-9)
+    before = {p.relative_to(tmp_path / "out") for p in (tmp_path / "out/images").rglob("*.png")}
+    assert len(before) == 3 and {p.parent.name for p in before} == {"train", "val"}
+    label(Model(), photos(source, *(f"{n}.png" for n in range(30))), tmp_path / "out", val=1e-9)
+    after = {p.relative_to(tmp_path / "out") for p in (tmp_path / "out/images").rglob("*.png")}
+    assert before < after and len(after) == 30
+
+
 def test_links(tmp_path: Path) -> None:
     source = photos(tmp_path / "photos", "a.png", "b.png")
     label(Model(), source, tmp_path / "out", images="link", val=0)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_network import SETTLE
 
 cv2 = pytest.importorskip("cv2")
 SOURCE = Path(__file__).resolve().parents[2] / "examples" / "cpp"
@@ -41,7 +42,8 @@ model.export(format="ncnn", imgsz=640)
 """
 
 # The same of a random network of another kind: input that is not square, two classes, five keypoints without names, learned boxes.
-MAKE_OTHER = """
+MAKE_OTHER = (
+    """
 import json
 from pathlib import Path
 import cv2, numpy as np, torch, yaml
@@ -56,27 +58,9 @@ batch = torch.from_numpy(cv2.resize(image, (160, 128))[..., ::-1].copy()).permut
 batch = torch.cat((batch, batch.flip(2), batch.flip(3)))
 model = ERPose("other-n.yaml")
 net, head = model.model, model.model.model[-1]
-for layer in net.modules():
-    if isinstance(layer, torch.nn.BatchNorm2d):
-        layer.weight.data.fill_(0.4)  # nearly linear: rounding changes little
-        layer.momentum = 0.5
-net.train()
-with torch.no_grad():
-    for _ in range(8):
-        net(batch)
-net.eval()
-
-
-def spread(convs, first, last, std, mean):  # outputs of a random network hardly differ from cell to cell: make them
-    values = []
-    hooks = [conv.register_forward_hook(lambda _, __, out: values.append(out[:, first:last])) for conv in convs]
-    net(batch)
-    for hook, conv, out in zip(hooks, convs, values):
-        hook.remove()
-        factor = std / out.std((0, 2, 3))
-        conv.weight[first:last] *= factor[:, None, None, None]
-        conv.bias[first:last] = (conv.bias[first:last] - out.mean((0, 2, 3))) * factor + mean
-
+"""
+    + SETTLE
+    + """
 
 with torch.no_grad():
     for conv in [*head.deployed.spread, *head.deployed.refinement]:
@@ -93,6 +77,7 @@ rows = np.concatenate((result.boxes.data.numpy(), result.keypoints.data.numpy().
 Path("rows.json").write_text(json.dumps(rows.tolist()))
 model.export(format="ncnn", imgsz=[128, 160])
 """
+)
 
 
 def configure(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

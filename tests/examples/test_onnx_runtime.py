@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from random_network import SETTLE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "onnx_runtime.py"
@@ -24,7 +25,8 @@ cv2 = pytest.importorskip("cv2")
 
 SIZE = 160
 # A random network whose scores differ from cell to cell: what it finds is nonsense, but the same nonsense everywhere.
-MAKE = """
+MAKE = (
+    """
 import json, sys
 from pathlib import Path
 import cv2, numpy as np, torch, ultralytics
@@ -40,27 +42,9 @@ photos = sorted((Path(ultralytics.__file__).parent / "assets").glob("*.jpg"))
 fit = LetterBox((size, size))
 batch = torch.from_numpy(np.stack([fit(image=cv2.imread(str(file)))[..., ::-1] for file in photos])).permute(0, 3, 1, 2) / 255
 batch = torch.cat((batch, batch.flip(2), batch.flip(3), batch.flip(2, 3)))
-for layer in net.modules():
-    if isinstance(layer, torch.nn.BatchNorm2d):
-        layer.weight.data.fill_(0.4)  # nearly linear: a random network at full gain is chaotic, rounding changes all
-        layer.momentum = 0.5
-net.train()
-with torch.no_grad():
-    for _ in range(12):
-        net(batch)
-net.eval()
-
-
-def spread(convs, first, last, std, mean):  # outputs of a random network hardly differ from cell to cell: make them
-    values = []
-    hooks = [conv.register_forward_hook(lambda _, __, out: values.append(out[:, first:last])) for conv in convs]
-    net(batch)
-    for hook, conv, out in zip(hooks, convs, values):
-        hook.remove()
-        factor = std / out.std((0, 2, 3))
-        conv.weight[first:last] *= factor[:, None, None, None]
-        conv.bias[first:last] = (conv.bias[first:last] - out.mean((0, 2, 3))) * factor + mean
-
+"""
+    + SETTLE
+    + """
 
 with torch.no_grad():
     spread([tower[-1] for tower in head.one2one_score], 0, 1, 1.0, -1.5)
@@ -84,6 +68,7 @@ for file in photos:
 Path("rows.json").write_text(json.dumps(found))
 ERPose("random.pt").export(format="onnx", imgsz=size, simplify=False)
 """
+)
 
 
 @functools.cache

@@ -1,13 +1,19 @@
 """Part of scripts that tests run: a random network whose outputs rounding hardly changes, and that finds somebody."""
 
-SETTLE = """
+
+def settle(rounds: int) -> str:
+    """Lines that let the normalisation of ``net`` follow ``batch`` in so many rounds, and define ``spread`` for what comes next."""
+    return HEAD.replace("ROUNDS", str(rounds))
+
+
+HEAD = """
 for layer in net.modules():
     if isinstance(layer, torch.nn.BatchNorm2d):
         layer.weight.data.fill_(0.4)  # nearly linear: a random network at full gain is chaotic, rounding changes all
         layer.momentum = 0.5
 net.train()
 with torch.no_grad():
-    for _ in range(12):
+    for _ in range(ROUNDS):
         net(batch)
 net.eval()
 

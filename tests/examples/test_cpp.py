@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_network import SETTLE
+from random_network import settle
 
 cv2 = pytest.importorskip("cv2")
 SOURCE = Path(__file__).resolve().parents[2] / "examples" / "cpp"
@@ -59,7 +59,7 @@ batch = torch.cat((batch, batch.flip(2), batch.flip(3)))
 model = ERPose("other-n.yaml")
 net, head = model.model, model.model.model[-1]
 """
-    + SETTLE
+    + settle(8)
     + """
 
 with torch.no_grad():
@@ -131,9 +131,12 @@ def rows(text: str) -> np.ndarray:
 @pytest.mark.slow
 @needs_cmake
 def test_persons_are_those_of_predict(exported: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    """Of the same pixels, so as PNG: decoders of JPEG differ, and with them unsure keypoints, by about a pixel."""
     photos = json.loads((exported / "rows.json").read_text())
     assert {Path(photo).name for photo in photos} >= {"bus.jpg", "zidane.jpg"}
-    for photo, truth in photos.items():
+    for original, truth in photos.items():
+        photo = str(tmp_path / f"{Path(original).stem}.png")
+        cv2.imwrite(photo, cv2.imread(original))
         done = run(exported / "erpose-n_ncnn_model", photo, "drawn.png")
         assert done.returncode == 0, done.stderr
         got, expected = rows(done.stdout), np.array(truth)
@@ -141,8 +144,8 @@ def test_persons_are_those_of_predict(exported: Path, run: Callable[..., Any], t
         gaps = np.abs(got - expected)
         points = gaps[:, 5:].reshape(len(got), -1, 3)
         print(f"{Path(photo).name}: keypoints {points[..., :2].max():.3f} px, boxes {gaps[:, :4].max():.3f} px")
-        assert points[..., :2].max() <= 1 and gaps[:, :4].max() <= 1
-        assert points[..., 2].max() <= 0.01 and gaps[:, 4].max() <= 0.01
+        assert points[..., :2].max() <= 0.1 and gaps[:, :4].max() <= 0.1
+        assert points[..., 2].max() <= 0.001 and gaps[:, 4].max() <= 0.001
         image, drawn = cv2.imread(photo), cv2.imread(str(tmp_path / "drawn.png"))
         assert drawn.shape == image.shape and 0.001 < (np.abs(drawn.astype(int) - image) > 64).any(2).mean() < 0.05
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_network import SETTLE
+from random_network import settle
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "onnx_runtime.py"
@@ -43,7 +43,7 @@ fit = LetterBox((size, size))
 batch = torch.from_numpy(np.stack([fit(image=cv2.imread(str(file)))[..., ::-1] for file in photos])).permute(0, 3, 1, 2) / 255
 batch = torch.cat((batch, batch.flip(2), batch.flip(3), batch.flip(2, 3)))
 """
-    + SETTLE
+    + settle(12)
     + """
 
 with torch.no_grad():

@@ -158,7 +158,8 @@ class Graft(nn.Module):
         out = self(images)
         pose, end_to_end = out.one2one, out.one2one_scores is not None
         part = {"offsets": pose.offsets, "visibility": pose.visibility, "log_spread": pose.log_spread}
-        part |= {"scores": out.one2one_scores} if end_to_end else {"scores": out.one2many_scores, "box": pose.box}
+        part["scores"] = (out.one2one_scores if end_to_end else out.one2many_scores).sigmoid()
+        part |= {} if end_to_end else {"box": pose.box}
         cells = make_cells(out.shapes, self.strides, pose.offsets)
         rows = make_rows(part, *cells, None, default_margins(K), "expected_oks" if end_to_end else "score").transpose(1, 2)
         found = select_rows(rows, conf, rows.shape[1])

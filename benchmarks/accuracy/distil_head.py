@@ -1,11 +1,12 @@
-"""How erpose-n.pt was trained: its pose branch, on frozen backbone and neck of YOLO26n-pose, whose own head is the teacher.
+"""How erpose-n.pt was trained: on the frozen backbone of YOLO26n-pose, whose own neck and head are the teacher.
 
     python -m benchmarks.accuracy.distil_head --teacher yolo26n-pose.pt --data coco-people.yaml --images 100000 --out trained.pt
 
 As long as backbone and neck are the teacher's, one forward pass serves both heads, and any crop of any photo is a sample. The
 score towers are the teacher's, too. Where the teacher sees a person, the branch learns that person's labelled keypoints, and
-the teacher's where nobody labelled any. Convolutions run in bfloat16, which is twice as fast on CPUs that have it. A training
-that was cut off goes on from --out's state file beside it, with the same command.
+the teacher's where nobody labelled any. With --neck a copy of the neck and of the score towers learns along; its scores
+follow the teacher's on every cell. Convolutions run in bfloat16, which is twice as fast on CPUs that have it. A training that
+was cut off goes on from --out's state file beside it, with the same command.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def teacher_targets(
 
     Returns:
         image (M,), cell (M,), weight (M,), place (M, 2) and stride (M, 1) in pixels, keypoints (M, 17, 2), labelled (M, 17),
-        visible (M, 17) probabilities, area (M,).
+        visible (M, 17) probabilities, area (M,); scores (B, A) of all cells, probabilities.
     """
     shapes = [(f.shape[2], f.shape[3]) for f in features]
     centres, strides = make_cells(shapes, STRIDES, features[0])
@@ -141,9 +142,9 @@ def teacher_targets(
         labelled[mine] |= known
         area[mine] = size[person]
     keep = labelled.any(1)
-    found = {"image": image, "cell": cell, "weight": score[image, cell].sqrt(), "place": place, "stride": stride}
+    found: dict[str, Tensor] = {"image": image, "cell": cell, "weight": score[image, cell].sqrt(), "place": place, "stride": stride}
     found |= {"keypoints": wanted, "labelled": labelled, "visible": visible, "area": area}
-    return {k: v[keep] for k, v in found.items()}
+    return {k: v[keep] for k, v in found.items()} | {"scores": score}
 
 
 def pose_losses(branch: nn.Module, features: list[Tensor], target: dict[str, Tensor], loss: ERPoseLoss, sigmas: Tensor) -> Tensor:
@@ -211,6 +212,13 @@ def prune(stock: nn.Module, branch: PoseBranch) -> None:
             to.copy_(torch.cat(((each[:, :2] / OFFSET_CELLS).flatten(0, 1), each[:, 2])))
 
 
+def score_loss(towers: nn.Module, features: list[Tensor], scores: Tensor) -> Tensor:
+    """Cross entropy of the scores of all cells with the teacher's (B, A), over the number of persons that those amount to."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = torch.cat([tower(f).flatten(2)[:, 0] for tower, f in zip(towers, features)], 1)
+    return F.binary_cross_entropy_with_logits(logits.float(), scores, reduction="sum") / scores.sum().clamp(min=1)
+
+
 class Photos(torch.utils.data.Dataset):
     """Endless random pieces of photos; index i is always the same one."""
 
@@ -243,15 +251,31 @@ def frozen(layers: nn.Module) -> nn.Module:
     return layers.to(memory_format=torch.channels_last)
 
 
-def run(layers: nn.Module, levels: list[int], x: Tensor) -> list[Tensor]:
-    """Outputs of the neck that the head reads."""
-    outputs: list[Tensor] = []
+@torch.no_grad()
+def unfold(layers: nn.Module, trained: nn.Module) -> None:
+    """Write the folded convolutions of ``trained`` back into ``layers``, whose BatchNorm then only adds the bias."""
+    others = dict(trained.named_modules())
+    for name, module in layers.named_modules():
+        other = others.get(name)  # None: a BatchNorm that was folded
+        if isinstance(module, Conv):
+            module.conv.weight.copy_(other.conv.weight)
+            module.bn.bias.copy_(other.conv.bias)
+            module.bn.weight.fill_(1)
+            module.bn.running_mean.zero_()
+            module.bn.running_var.fill_(1 - module.bn.eps)
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:  # an output convolution
+            module.load_state_dict(other.state_dict())
+
+
+def run(layers: nn.Module, x: Tensor, outputs: list[Tensor]) -> list[Tensor]:
+    """Outputs of all layers so far: those of the layers before are given, and stay as they are."""
+    outputs = list(outputs)
     for layer in layers:
         if layer.f != -1:
             x = outputs[layer.f] if isinstance(layer.f, int) else [x if j == -1 else outputs[j] for j in layer.f]
         x = layer(x)
         outputs.append(x)
-    return [outputs[j] for j in levels]
+    return outputs
 
 
 def main() -> None:
@@ -264,6 +288,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--no-labels", action="store_true", help="learn the teacher's keypoints alone")
+    parser.add_argument("--neck", action="store_true", help="neck and score towers learn along, at a tenth of the rate")
     parser.add_argument("--start", type=Path, help="state file of another training to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -280,23 +305,31 @@ def main() -> None:
         towers.load_state_dict(stock.one2one_cv3.state_dict())
     for p in [*student.model.parameters(), *teacher.parameters()]:
         p.requires_grad_(False)
-    layers = frozen(student.model.model[:-1])
+    first_of_neck = next(i for i, layer in enumerate(student.model.model) if isinstance(layer, nn.Upsample))
+    backbone, neck = student.model.model[:first_of_neck], student.model.model[first_of_neck:-1]
+    backbone, own_neck = frozen(backbone), frozen(neck)
     prune(stock, head.one2one_pose)
     stock = frozen(stock)
-    branch = head.one2one_pose.train().to(memory_format=torch.channels_last)
-    for p in branch.parameters():
+    learns = nn.ModuleDict({"branch": head.one2one_pose.train().to(memory_format=torch.channels_last)})
+    if args.neck:
+        learns.update({"neck": frozen(neck), "scores": frozen(head.one2one_score)})
+    for p in learns.parameters():
         p.requires_grad_(True)
-    average = copy.deepcopy(branch).eval()
-    matrices, vectors = [[p for p in branch.parameters() if (p.ndim > 1) == many] for many in (True, False)]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    branch = learns["branch"]
+    average = copy.deepcopy(learns).eval()
+    groups = []
+    for name, part in learns.items():
+        for many in (True, False):
+            some = [p for p in part.parameters() if (p.ndim > 1) == many]
+            groups.append({"params": some, "weight_decay": 0.01 * many, "share": 1.0 if name == "branch" else 0.1})
     optimizer = torch.optim.AdamW(groups, lr=args.lr)
     state_file = args.out.with_suffix(".state.pt")
     step = 0
     for file in (args.start, state_file):
         if file and file.exists():
             state = torch.load(file)
-            branch.load_state_dict(state["branch" if file == state_file else "average"])
-            average.load_state_dict(state["average"])
+            learns.load_state_dict(state["learns" if file == state_file else "average"], strict=file == state_file)
+            average.load_state_dict(state["average"], strict=file == state_file)
             if file == state_file:
                 optimizer.load_state_dict(state["optimizer"])
                 step = state["step"]
@@ -309,7 +342,7 @@ def main() -> None:
     print(f"{len(photos):,} photos, {steps:,} steps", flush=True)
 
     def save() -> None:
-        state = {"branch": branch.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        state = {"learns": learns.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
         torch.save(state, state_file.with_suffix(".part"))
         state_file.with_suffix(".part").replace(state_file)
 
@@ -317,32 +350,45 @@ def main() -> None:
     for images, labels in loader:
         rate = args.lr * min(1, (step + 1) / 100) * (0.505 + 0.495 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         with torch.no_grad():
             with torch.autocast("cpu", torch.bfloat16):
-                features = run(layers, head.f, images)
-            features = [f.float() for f in features]
+                below = run(backbone, images, [])
+                outputs = run(own_neck, below[-1], below)
+            features = [outputs[j].float() for j in head.f]
             target = teacher_targets(stock, features, labels, sigmas, margins)
         step += 1
         if not len(target["cell"]):
             continue
+        if args.neck:
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = run(learns["neck"], below[-1], below)
+            features = [outputs[j].float() for j in head.f]
         value = pose_losses(branch, features, target, loss, sigmas)
+        parts = [value.item()]
+        if args.neck:
+            value = value + (scores := score_loss(learns["scores"], features, target["scores"]))
+            parts.append(scores.item())
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(branch.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(learns.parameters(), 5.0)
         optimizer.step()
         share = 1 - min(0.999, (20 + step) / (40 + step))
         with torch.no_grad():
-            for mean, now in zip(average.state_dict().values(), branch.state_dict().values()):
+            for mean, now in zip(average.state_dict().values(), learns.state_dict().values()):
                 mean.lerp_(now, share) if mean.dtype.is_floating_point else mean.copy_(now)
-        shown.append(value.item())
+        shown.append(parts)
         if step % 50 == 0:
             speed = (step - first) * args.batch / (time.time() - start)
-            print(f"{step * args.batch:,} crops, {speed:.1f}/s, loss {np.mean(shown[-50:]):.3f}", flush=True)
+            print(f"{step * args.batch:,} crops, {speed:.1f}/s, loss {np.mean(shown[-50:], 0).round(3)}", flush=True)
         if step % 250 == 0:
             save()
     for to in (head.one2one_pose, head.pose):
-        to.load_state_dict(average.state_dict(), strict=False)  # the one-to-many side has heatmaps besides
+        to.load_state_dict(average["branch"].state_dict(), strict=False)  # the one-to-many side has heatmaps besides
+    if args.neck:
+        unfold(neck, average["neck"])
+        for towers in (head.one2one_score, head.one2many_score):
+            unfold(towers, average["scores"])
     for p in student.model.parameters():
         p.requires_grad_(True)
     save()

@@ -288,7 +288,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--no-labels", action="store_true", help="learn the teacher's keypoints alone")
-    parser.add_argument("--neck", action="store_true", help="neck and score towers learn along, at a tenth of the rate")
+    parser.add_argument("--neck", action="store_true", help="neck and score towers learn along")
+    parser.add_argument("--neck-share", type=float, default=0.02, help="their learning rate, as a share of --lr")
     parser.add_argument("--start", type=Path, help="state file of another training to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -321,7 +322,7 @@ def main() -> None:
     for name, part in learns.items():
         for many in (True, False):
             some = [p for p in part.parameters() if (p.ndim > 1) == many]
-            groups.append({"params": some, "weight_decay": 0.01 * many, "share": 1.0 if name == "branch" else 0.1})
+            groups.append({"params": some, "weight_decay": 0.01 * many, "share": 1.0 if name == "branch" else args.neck_share})
     optimizer = torch.optim.AdamW(groups, lr=args.lr)
     state_file = args.out.with_suffix(".state.pt")
     step = 0
@@ -348,7 +349,7 @@ def main() -> None:
 
     start, first, shown = time.time(), step, []
     for images, labels in loader:
-        rate = args.lr * min(1, (step + 1) / 100) * (0.505 + 0.495 * math.cos(math.pi * step / steps))
+        rate = args.lr * min(1, (step + 1) / min(300, steps / 10)) * (0.505 + 0.495 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         with torch.no_grad():

@@ -91,8 +91,42 @@ def test_a_pruned_tower_starts_near_the_teacher(stock: torch.nn.Module) -> None:
             torch.testing.assert_close(out.visibility[..., first : first + count], theirs[:, :, 2], rtol=1e-4, atol=1e-4)
 
 
+def test_a_trained_neck_is_written_back(stock: torch.nn.Module) -> None:
+    """A network whose folded convolutions were trained gives what those gave."""
+    del stock
+    torch.manual_seed(2)
+    network = PoseModel("yolo26n-pose.yaml", nc=1, data_kpt_shape=[17, 3], verbose=False).float().eval()
+    neck = network.model[11:-1]
+    trained = distil_head.frozen(neck)
+    with torch.no_grad():
+        for p in trained.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+        image = torch.rand(1, 3, 64, 64)
+        below = distil_head.run(network.model[:11], image, [])
+        before = distil_head.run(neck, below[-1], below)[-1]
+        wanted = distil_head.run(trained, below[-1], below)[-1]
+        distil_head.unfold(neck, trained)
+        torch.testing.assert_close(distil_head.run(neck, below[-1], below)[-1], wanted, rtol=1e-3, atol=1e-4)
+    assert (before - wanted).abs().max() > 0.01
+
+
+def test_scores_of_the_teacher_are_the_least_of_the_score_loss(stock: torch.nn.Module) -> None:
+    maps = features()
+    with torch.no_grad():
+        scores = distil_head.teacher_targets(
+            stock, maps, [(torch.zeros(0, 17, 3), torch.zeros(0))] * 2, SIGMAS, default_margins(17)
+        )["scores"]
+    towers = distil_head.frozen(stock.one2one_cv3).requires_grad_(True)
+    same = distil_head.score_loss(towers, maps, scores)
+    same.backward()
+    slope = max(p.grad.abs().max().item() for p in towers.parameters())
+    distil_head.score_loss(towers, maps, 1 - scores).backward()
+    assert slope < 0.05 * max(p.grad.abs().max().item() for p in towers.parameters())
+
+
+@pytest.mark.parametrize("neck", [[], ["--neck"]], ids=["head", "neck"])
 def test_a_run_goes_on_where_it_was_cut_off(
-    stock: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    neck: list[str], stock: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del stock
     for name in ("images", "labels"):
@@ -106,7 +140,7 @@ def test_a_run_goes_on_where_it_was_cut_off(
     torch.save({"model": network.half(), "train_args": {}}, teacher)
 
     def train(images: int) -> None:
-        words = ["--teacher", teacher, "--data", tmp_path / "data.yaml", "--images", images, "--size", 64, "--batch", 2]
+        words = ["--teacher", teacher, "--data", tmp_path / "data.yaml", "--images", images, "--size", 64, "--batch", 2, *neck]
         monkeypatch.setattr(sys, "argv", ["distil_head", *map(str, words), "--out", str(tmp_path / "out.pt")])
         distil_head.main()
 

@@ -5,8 +5,9 @@
 As long as backbone and neck are the teacher's, one forward pass serves both heads, and any crop of any photo is a sample. The
 score towers are the teacher's, too. Where the teacher sees a person, the branch learns that person's labelled keypoints, and
 the teacher's where nobody labelled any. With --neck a copy of the neck and of the score towers learns along; its scores
-follow the teacher's on every cell. Convolutions run in bfloat16, which is twice as fast on CPUs that have it. A training that
-was cut off goes on from --out's state file beside it, with the same command.
+follow the teacher's on every cell, but for those that repeat a better one's pose. Convolutions run in bfloat16, which is
+twice as fast on CPUs that have it. A training that was cut off goes on from --out's state file beside it, with the same
+command.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ STRIDES = [8.0, 16.0, 32.0]
 FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 CELLS, LEAST = 60, 0.02  # most cells of an image that learn, and the least score of the teacher there
 SAME = 0.3  # OKS from which a teacher's pose and a label are the same person
+REPEATED = 0.7  # OKS from which two of the teacher's poses are the same person, and the better score alone is learned
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -110,7 +112,7 @@ def teacher_targets(
 
     Returns:
         image (M,), cell (M,), weight (M,), place (M, 2) and stride (M, 1) in pixels, keypoints (M, 17, 2), labelled (M, 17),
-        visible (M, 17) probabilities, area (M,); scores (B, A) of all cells, probabilities.
+        visible (M, 17) probabilities, area (M,); scores (B, A) of all cells, probabilities, see :func:`best_of_each`.
     """
     shapes = [(f.shape[2], f.shape[3]) for f in features]
     centres, strides = make_cells(shapes, STRIDES, features[0])
@@ -122,11 +124,13 @@ def teacher_targets(
     raw = [conv(tower.float()).flatten(2) for conv, tower in zip(stock.one2one_cv4_kpts, towers)]
     keypoints = torch.cat(raw, 2).view(batch, 17, 3, -1)
     top = score.topk(CELLS, 1)
-    sure = top.values > LEAST
-    image, cell = torch.arange(batch)[:, None].expand(-1, CELLS)[sure], top.indices[sure]
+    sure, each = top.values > LEAST, torch.arange(batch)[:, None].expand(-1, CELLS)
+    raw_top, stride = keypoints[each, :, :, top.indices], strides.T[top.indices][..., None]
+    wanted = raw_top[..., :2] * stride + centres.T[top.indices][:, :, None]
+    visible = raw_top[..., 2].sigmoid()
+    targets = score.scatter(1, top.indices, best_of_each(top.values, wanted, visible, margins, sigmas))
+    image, cell, wanted, visible = each[sure], top.indices[sure], wanted[sure], visible[sure]
     place, stride = centres.T[cell], strides.T[cell]
-    wanted = (keypoints[image, :, :2, cell] + (place / stride)[:, None]) * stride[:, None]
-    visible = keypoints[image, :, 2, cell].sigmoid()
     box = derive_boxes(wanted.permute(1, 2, 0)[None], (visible > 0.5).float().T[None], margins)[0]
     area = object_area(box.T)
     labelled = visible > 0.3
@@ -144,7 +148,28 @@ def teacher_targets(
     keep = labelled.any(1)
     found: dict[str, Tensor] = {"image": image, "cell": cell, "weight": score[image, cell].sqrt(), "place": place, "stride": stride}
     found |= {"keypoints": wanted, "labelled": labelled, "visible": visible, "area": area}
-    return {k: v[keep] for k, v in found.items()} | {"scores": score}
+    return {k: v[keep] for k, v in found.items()} | {"scores": targets}
+
+
+def best_of_each(scores: Tensor, keypoints: Tensor, visible: Tensor, margins: Tensor, sigmas: Tensor) -> Tensor:
+    """Scores without those of poses that repeat a better one: what NMS by OKS would leave, before any threshold.
+
+    Args:
+        scores: (B, N), falling.
+        keypoints: (B, N, 17, 2) pixels.
+        visible: (B, N, 17) probabilities.
+        margins: of derived boxes.
+        sigmas: (17,).
+
+    Returns:
+        (B, N), zero for poses whose OKS with a better one is REPEATED or more.
+    """
+    batch, number = scores.shape
+    box = derive_boxes(keypoints.permute(0, 2, 3, 1), (visible > 0.5).float().transpose(1, 2), margins)
+    area = object_area(box.transpose(1, 2)).view(batch, 1, number).expand(-1, number, -1)
+    alike = kernel(oks_error(keypoints[:, :, None], keypoints[:, None], area, sigmas))  # of each with each, (B, N, N, 17)
+    same = mean_over_labelled(alike, (visible > 0.3)[:, None].expand_as(alike)) >= REPEATED
+    return scores.masked_fill(same.tril(-1).any(2), 0)
 
 
 def pose_losses(branch: nn.Module, features: list[Tensor], target: dict[str, Tensor], loss: ERPoseLoss, sigmas: Tensor) -> Tensor:

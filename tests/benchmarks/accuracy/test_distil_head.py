@@ -124,6 +124,16 @@ def test_scores_of_the_teacher_are_the_least_of_the_score_loss(stock: torch.nn.M
     assert slope < 0.05 * max(p.grad.abs().max().item() for p in towers.parameters())
 
 
+def test_a_repeated_pose_keeps_no_score() -> None:
+    """The third cell repeats the first person's pose, the fourth is beside the second person's."""
+    pose = 100 * torch.rand(17, 2, generator=torch.Generator().manual_seed(0))
+    keypoints = torch.stack((pose, pose + 200, pose + 1, pose + 230))[None]
+    left = distil_head.best_of_each(
+        torch.tensor([[0.9, 0.8, 0.5, 0.4]]), keypoints, torch.ones(1, 4, 17), default_margins(17), SIGMAS
+    )
+    torch.testing.assert_close(left, torch.tensor([[0.9, 0.8, 0.0, 0.4]]))
+
+
 @pytest.mark.parametrize("neck", [[], ["--neck"]], ids=["head", "neck"])
 def test_a_run_goes_on_where_it_was_cut_off(
     neck: list[str], stock: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

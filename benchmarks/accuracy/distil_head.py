@@ -292,6 +292,11 @@ def unfold(layers: nn.Module, trained: nn.Module) -> None:
             module.load_state_dict(other.state_dict())
 
 
+def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of the weights of several trainings: less of the noise of each than any of them has."""
+    return {k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v for k, v in states[-1].items()}
+
+
 def run(layers: nn.Module, x: Tensor, outputs: list[Tensor]) -> list[Tensor]:
     """Outputs of all layers so far: those of the layers before are given, and stay as they are."""
     outputs = list(outputs)
@@ -315,7 +320,7 @@ def main() -> None:
     parser.add_argument("--no-labels", action="store_true", help="learn the teacher's keypoints alone")
     parser.add_argument("--neck", action="store_true", help="neck and score towers learn along")
     parser.add_argument("--neck-share", type=float, default=0.02, help="their learning rate, as a share of --lr")
-    parser.add_argument("--start", type=Path, help="state file of another training to start from")
+    parser.add_argument("--start", type=Path, nargs="+", default=(), help="state files of trainings to start from; their mean")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -351,15 +356,18 @@ def main() -> None:
     optimizer = torch.optim.AdamW(groups, lr=args.lr)
     state_file = args.out.with_suffix(".state.pt")
     step = 0
-    for file in (args.start, state_file):
-        if file and file.exists():
-            state = torch.load(file)
-            learns.load_state_dict(state["learns" if file == state_file else "average"], strict=file == state_file)
-            average.load_state_dict(state["average"], strict=file == state_file)
-            if file == state_file:
-                optimizer.load_state_dict(state["optimizer"])
-                step = state["step"]
-            print(f"{file}: {state['step'] * args.batch:,} crops seen", flush=True)
+    if state_file.exists():
+        state = torch.load(state_file)
+        learns.load_state_dict(state["learns"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+        print(f"{state_file}: {step * args.batch:,} crops seen", flush=True)
+    elif args.start:
+        start = mean_of([torch.load(file)["average"] for file in args.start])
+        for part in (learns, average):
+            if extra := part.load_state_dict(start, strict=False).unexpected_keys:  # without --neck it has the branch alone
+                raise ValueError(f"--start holds what does not train here, {extra[0]} ...: give --neck, too")
     sigmas, margins, loss = torch.tensor(COCO_SIGMAS), default_margins(17), ERPoseLoss(torch.tensor(COCO_SIGMAS), STRIDES)
     steps = args.images // args.batch
     pieces = Photos(photos, args.size, tuple(args.sides), args.images, args.seed, not args.no_labels)

@@ -149,13 +149,25 @@ def test_a_run_goes_on_where_it_was_cut_off(
     network.args = {}
     torch.save({"model": network.half(), "train_args": {}}, teacher)
 
-    def train(images: int) -> None:
-        words = ["--teacher", teacher, "--data", tmp_path / "data.yaml", "--images", images, "--size", 64, "--batch", 2, *neck]
-        monkeypatch.setattr(sys, "argv", ["distil_head", *map(str, words), "--out", str(tmp_path / "out.pt")])
+    def train(images: int, out: str, *more: object) -> None:
+        words = ["--teacher", teacher, "--data", tmp_path / "data.yaml", "--images", images, "--size", 64, "--batch", 2, *more]
+        monkeypatch.setattr(sys, "argv", ["distil_head", *map(str, words), "--out", str(tmp_path / out)])
         distil_head.main()
 
-    train(4)
+    train(4, "out.pt", *neck)
     assert torch.load(tmp_path / "out.state.pt")["step"] == 2
-    train(8)
+    train(8, "out.pt", *neck)
     assert "4 crops seen" in capsys.readouterr().out and torch.load(tmp_path / "out.state.pt")["step"] == 4
     assert (tmp_path / "out.pt").is_file()
+
+    # another goes on from the mean of two
+    other = torch.load(tmp_path / "out.state.pt")
+    name = "branch.keypoints.0.bias"
+    other["average"][name] += 1
+    torch.save(other, tmp_path / "other.state.pt")
+    train(0, "mean.pt", *neck, "--start", tmp_path / "out.state.pt", tmp_path / "other.state.pt")
+    mean = torch.load(tmp_path / "mean.state.pt")["average"]
+    torch.testing.assert_close(mean[name], other["average"][name] - 0.5)
+    if neck:
+        with pytest.raises(ValueError, match="give --neck, too"):
+            train(0, "less.pt", "--start", tmp_path / "out.state.pt")

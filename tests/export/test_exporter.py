@@ -410,7 +410,9 @@ def test_what_is_lacking_is_said_before_anything_starts(checkpoint: Path, monkey
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name))
     with pytest.raises(ModuleNotFoundError, match=r"needs onnx, onnxslim, onnxruntime.*pip install 'erpose-yolo\[export\]'$"):
         model.export(format="onnx")
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: name != "pkg_resources" or None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'setuptools<82'$"):  # rknn-toolkit2 needs it and does not say so
+        model.export(format="rknn")
     version = formats.importlib.metadata.version
     for installed, allowed in (("2.3.5", True), ("1.26.4", True), ("2.4.0rc1", False), ("2.10.1", False), ("3.0.0", False)):
         monkeypatch.setattr(

@@ -162,7 +162,7 @@ def test_the_host_decodes_maps(options: dict[str, Any], trained: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["erpose-n-p2.yaml", "erpose-n-p6.yaml", "yolo26n-pose.pt"])
 def test_maps_of_other_networks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Levels from stride 4, and to stride 64; a stock checkpoint, whose keypoints are not refined and whose score is the class's."""
+    """Levels from stride 4, and to stride 64; a stock checkpoint, whose keypoints are not refined and whose score is a class's."""
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     refined = name.endswith(".yaml")

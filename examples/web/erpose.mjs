@@ -446,8 +446,8 @@ async function openSample(name) {
 /** A button with the picture for each sample that is there. */
 function offerSamples() {
   for (const name of SAMPLES) {
-    const picture = Object.assign(new Image(), { src: name, alt: `Sample photo ${name}` });
-    const button = Object.assign(document.createElement('button'), { type: 'button', title: name });
+    const picture = Object.assign(new Image(), { src: name, alt: '' });
+    const button = Object.assign(document.createElement('button'), { type: 'button', title: name, ariaLabel: `Sample photo ${name}` });
     button.append(picture);
     button.addEventListener('click', () => openSample(name));
     picture.addEventListener('error', () => button.remove());

@@ -161,7 +161,8 @@ async function loadModel(url, backend, progress) {
   try {
     facts = readMetadata(bytes);
     progress('starting');
-    session = await ort.InferenceSession.create(bytes, { executionProviders: backend === 'webgpu' ? ['webgpu', 'wasm'] : ['wasm'] });
+    const executionProviders = backend === 'webgpu' ? ['webgpu', 'wasm'] : ['wasm']; // TopK and shapes stay on the CPU
+    session = await ort.InferenceSession.create(bytes, { executionProviders, logSeverityLevel: 3 });
   } catch (error) {
     throw new Trouble(`${url} is not an ONNX model that runs here: ${String(error.message ?? error).slice(0, 300)}`);
   }

@@ -120,6 +120,15 @@ def test_a_sample_photo_is_shown_at_once(found: dict[str, Any]) -> None:
 
 
 @in_browser
+def test_webgpu_gives_the_same(found: dict[str, Any]) -> None:
+    if found["adapter"] is None:
+        pytest.skip("this Chromium has no WebGPU, not even on the CPU")
+    assert found["adapter"] is True and found["byItself"]["backend"] == "wasm"
+    assert found["gpu"]["backend"] == "webgpu" and found["gpu"]["error"] is None
+    assert example.difference(np.array(found["byItself"]["lastRows"]), np.array(found["gpu"]["lastRows"])) <= 1.0
+
+
+@in_browser
 def test_threads_drop_and_threshold(found: dict[str, Any]) -> None:
     expected = np.array(photos()[0]["rows"])
     assert found["isolated"] is True and found["photos"][0]["cold"]["threads"] >= 1

@@ -166,7 +166,11 @@ def test_maps_of_other_networks(name: str, tmp_path: Path, monkeypatch: pytest.M
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     refined = name.endswith(".yaml")
+    torch.manual_seed(0)
     model = ERPose(name if refined else test_yolo26.save(test_yolo26.stock(), name))
+    for layer in model.model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.weight.data.fill_(0.4)  # nearly linear: rounding in a deep random network at full gain changes all
     fill(model, refined)
     model.save("filled.pt")
     path = ERPose("filled.pt").export(format="onnx", imgsz=128, layout="maps")

@@ -444,14 +444,14 @@ async function openSample(name) {
   if (response?.ok && job === state.job) await openPhoto(new File([await response.blob()], name));
 }
 
-/** A button with the picture for each sample that is there. */
+/** A button with a small image for each sample that is there. */
 function offerSamples() {
   for (const name of SAMPLES) {
-    const picture = Object.assign(new Image(), { src: name, alt: '' });
+    const thumbnail = Object.assign(new Image(), { src: name, alt: '' });
     const button = Object.assign(document.createElement('button'), { type: 'button', title: name, ariaLabel: `Sample photo ${name}` });
-    button.append(picture);
+    button.append(thumbnail);
     button.addEventListener('click', () => openSample(name));
-    picture.addEventListener('error', () => button.remove());
+    thumbnail.addEventListener('error', () => button.remove());
     $('samples').append(button);
   }
 }

@@ -2,7 +2,7 @@
 //   node test/browser.mjs '{"chromium": PATH, "address": URL, "photos": [{"file": PNG, "conf": 0.25}, ...],
 //                           "samples": {"bus.jpg": PATH, ...}, "models": {"other.onnx": PATH, ...}}'
 // tests/examples/test_web.py runs it and compares the figures with Python's. "samples" and "models" are answered for addresses
-// of that name. A picture of the page as it opens, of a server that runs, without any test:
+// of that name. An image of the page as it opens, of a server that runs, without any test:
 //   node test/browser.mjs '{"chromium": PATH, "address": URL, "screenshot": JPG}'
 import { readFile } from 'node:fs/promises';
 

@@ -67,7 +67,7 @@ CONVERTERS: dict[str, dict[str, str]] = {
     "paddle": {"paddle": "paddlepaddle>=3.0.0,<3.3.0", "x2paddle": "x2paddle", "six": "six"},  # x2paddle does not declare six
     "mnn": {"MNN": "MNN>=2.9.6", **_ONNX},
     "ncnn": {"ncnn": "ncnn", "pnnx": "pnnx==20260526"},
-    "rknn": {"rknn": "rknn-toolkit2", **_ONNX},
+    "rknn": {"rknn": "rknn-toolkit2>=2.3.2,<2.5", "pkg_resources": "setuptools<82", **_ONNX},
     "executorch": {"executorch": "executorch"},
     "deepx": {"dx_com": "dx_com>=2.4.1", **_ONNX},
     "qnn": {"onnxruntime_qnn": "onnxruntime-qnn", **_ONNX},

@@ -2,9 +2,10 @@
 // A row is `x1 y1 x2 y2 score class` and `x y v` (or `x y`) per keypoint, in pixels of the network input. One person has
 // one row, so nothing is left to do after the threshold.
 //
-// Query string: ?model=FILE.onnx  ?backend=wasm|webgpu  ?threads=N  ?conf=0.25
+// Query string: ?model=FILE.onnx  ?photo=FILE.jpg  ?backend=wasm|webgpu  ?threads=N  ?conf=0.25
 
 const RUNTIME = new URL('node_modules/onnxruntime-web/dist/', import.meta.url).href;
+const SAMPLES = ['bus.jpg', 'zidane.jpg']; // beside this page, the first is shown at once
 const MAX_PERSONS = 300;
 const MAX_PIXELS = 16e6; // browsers of phones hold no larger canvas
 const PAD = 114; // grey around the letterboxed image, as in training
@@ -160,7 +161,8 @@ async function loadModel(url, backend, progress) {
   try {
     facts = readMetadata(bytes);
     progress('starting');
-    session = await ort.InferenceSession.create(bytes, { executionProviders: backend === 'webgpu' ? ['webgpu', 'wasm'] : ['wasm'] });
+    const executionProviders = backend === 'webgpu' ? ['webgpu', 'wasm'] : ['wasm']; // TopK and shapes stay on the CPU
+    session = await ort.InferenceSession.create(bytes, { executionProviders, logSeverityLevel: 3 });
   } catch (error) {
     throw new Trouble(`${url} is not an ONNX model that runs here: ${String(error.message ?? error).slice(0, 300)}`);
   }
@@ -336,11 +338,11 @@ function draw(model, image, rows, canvas) {
 // ---------------------------------------------------------------------------------------------- the page
 
 // job: counts what the person asked for, so that a late answer to an earlier wish is not shown; turn: one run at a time.
-const state = { model: null, last: null, conf: 0.25, stream: null, facing: 'environment', job: 0, loading: null, turn: Promise.resolve() };
+const state = { model: null, last: null, photo: null, conf: 0.25, stream: null, facing: 'environment', job: 0, loading: null, turn: Promise.resolve() };
 const scratch = document.createElement('canvas');
 const video = Object.assign(document.createElement('video'), { muted: true, playsInline: true });
 // For tests and for the console.
-const facts = (window.erpose = { lastRows: null, lastTimes: null, frames: 0, ready: false, error: null });
+const facts = (window.erpose = { lastRows: null, lastTimes: null, frames: 0, rate: null, ready: false, error: null });
 
 function complain(error) {
   const text = error === null ? null : error instanceof Trouble ? error.message : `Something went wrong: ${error?.message ?? error}`;
@@ -381,6 +383,7 @@ function show(announce) {
     const name = (row) => model.classes[row[5]] ?? 'person';
     const items = rows.map((row, index) => {
       const item = document.createElement('li');
+      item.style.setProperty('--person', COLOURS[index % COLOURS.length]);
       const visible = model.columns === 2 ? model.keypoints : row.filter((v, at) => at >= 6 && (at - 6) % 3 === 2 && v >= 0.5).length;
       item.textContent = `${name(row)} ${index + 1}: ${row[4].toFixed(2)}, ${visible} keypoints`;
       return item;
@@ -414,6 +417,8 @@ function run(source, width, height, job, announce) {
 async function openPhoto(file) {
   if (!file) return;
   stopCamera();
+  state.photo = file;
+  for (const button of $('samples').children) button.setAttribute('aria-pressed', String(button.title === file.name));
   const { job } = state;
   try {
     await state.loading;
@@ -432,6 +437,36 @@ async function openPhoto(file) {
   }
 }
 
+/** Open a photo that lies beside the page. */
+async function openSample(name) {
+  const { job } = state;
+  const response = await fetch(name).catch(() => null);
+  if (response?.ok && job === state.job) await openPhoto(new File([await response.blob()], name));
+}
+
+/** A button with a small image for each sample that is there. */
+function offerSamples() {
+  for (const name of SAMPLES) {
+    const thumbnail = Object.assign(new Image(), { src: name, alt: '' });
+    const button = Object.assign(document.createElement('button'), { type: 'button', title: name, ariaLabel: `Sample photo ${name}` });
+    button.append(thumbnail);
+    button.addEventListener('click', () => openSample(name));
+    thumbnail.addEventListener('error', () => button.remove());
+    $('samples').append(button);
+  }
+}
+
+/** Frames per second of the last two seconds, shown over the image. */
+function countFrames(times) {
+  const now = performance.now();
+  times.push(now);
+  while (now - times[0] > 2000 && times.length > 2) times.shift();
+  if (times.length < 2) return;
+  facts.rate = (1000 * (times.length - 1)) / (now - times[0]);
+  $('rate').textContent = `${facts.rate.toFixed(facts.rate < 10 ? 1 : 0)} fps`;
+  $('rate').hidden = false;
+}
+
 function stopCamera() {
   state.job++;
   state.stream?.getTracks().forEach((track) => track.stop());
@@ -440,6 +475,7 @@ function stopCamera() {
   $('camera').textContent = 'Start camera';
   $('camera').setAttribute('aria-pressed', 'false');
   $('turn').hidden = true;
+  $('rate').hidden = true;
 }
 
 const REFUSED = {
@@ -474,9 +510,14 @@ async function startCamera() {
     const cameras = (await navigator.mediaDevices.enumerateDevices()).filter((device) => device.kind === 'videoinput');
     $('turn').hidden = cameras.length < 2;
     $('list').replaceChildren();
+    for (const button of $('samples').children) button.setAttribute('aria-pressed', 'false');
+    const times = [];
     $('canvas').setAttribute('aria-label', 'Camera image with skeletons');
     while (state.stream === stream) {
-      if (video.videoWidth && !document.hidden) await run(video, video.videoWidth, video.videoHeight, job, false);
+      if (video.videoWidth && !document.hidden) {
+        await run(video, video.videoWidth, video.videoHeight, job, false);
+        if (state.stream === stream) countFrames(times);
+      }
       await new Promise((next) => (document.hidden ? setTimeout(next, 300) : requestAnimationFrame(next)));
     }
   } catch (error) {
@@ -486,8 +527,8 @@ async function startCamera() {
   }
 }
 
-async function load(backend) {
-  facts.ready = false;
+/** Load the model for a backend; where the GPU cannot run it, and nobody asked for the GPU, for the CPU. */
+async function load(backend, asked) {
   await state.turn;
   await state.model?.session.release();
   state.model = null;
@@ -500,8 +541,14 @@ async function load(backend) {
     const where = backend === 'webgpu' ? 'GPU' : `CPU, ${model.threads} ${model.threads === 1 ? 'thread' : 'threads'}`;
     progress(`${model.keypoints} keypoints, ${model.width} x ${model.height} px, ${where}`);
     state.model = model;
-    Object.assign(facts, { ready: true, backend, threads: model.threads, version: model.version });
+    Object.assign(facts, { backend, threads: model.threads, version: model.version });
   } catch (error) {
+    if (backend === 'webgpu' && !asked) {
+      console.warn(error);
+      $('backend').value = 'wasm';
+      await load('wasm', asked);
+      return;
+    }
     $('model').textContent = 'none';
     complain(error);
   }
@@ -524,7 +571,8 @@ $('conf').addEventListener('input', () => {
 });
 $('backend').addEventListener('change', () => {
   stopCamera();
-  state.loading = load($('backend').value);
+  state.loading = load($('backend').value, true);
+  openPhoto(state.photo);
 });
 for (const type of ['dragenter', 'dragover', 'dragleave', 'drop']) {
   document.addEventListener(type, (event) => {
@@ -537,9 +585,15 @@ for (const type of ['dragenter', 'dragover', 'dragleave', 'drop']) {
 if (Number(query.get('conf')) > 0) state.conf = Number(query.get('conf'));
 $('conf').value = state.conf;
 $('confValue').textContent = state.conf.toFixed(2);
+offerSamples();
 state.loading = (async () => {
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   $('backendField').hidden = !adapter;
-  $('backend').value = adapter && query.get('backend') === 'webgpu' ? 'webgpu' : 'wasm';
-  await load($('backend').value);
+  const wanted = query.get('backend');
+  const quick = adapter && !adapter.info?.isFallbackAdapter; // a fallback computes on the CPU, and slower than WebAssembly
+  $('backend').value = adapter && (wanted === 'webgpu' || (quick && wanted !== 'wasm')) ? 'webgpu' : 'wasm';
+  await load($('backend').value, wanted === 'webgpu');
 })();
+await state.loading;
+if (state.model && state.job === 0) await openSample(query.get('photo') ?? SAMPLES[0]); // unless somebody was faster
+facts.ready = state.model !== null;

@@ -1,8 +1,10 @@
 // A static file server for this folder, for trying the page:
 //   node serve.mjs [--model best.onnx] [--port 8080] [--host 127.0.0.1]
-// --model serves a file from elsewhere as erpose-n.onnx, the one that the page opens.
+// --model serves a file from elsewhere as erpose-n.onnx, the one that the page opens. Without it, prepare.py makes that file
+// and the sample photos where they are missing, with the Python named in the environment variable PYTHON, or "python".
 // Any other web server does as well, if it knows the types of .mjs and .wasm. The two Cross-Origin headers let
 // WebAssembly use threads; without them the page works on one.
+import { spawnSync } from 'node:child_process';
 import { createReadStream, existsSync } from 'node:fs';
 import { realpath, stat } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -34,6 +36,16 @@ const { values } = parseArgs({
 if (values.model && !existsSync(values.model)) {
   console.error(`error: there is no file ${values.model}`);
   process.exit(1);
+}
+
+if (!values.model && !['erpose-n.onnx', 'bus.jpg', 'zidane.jpg'].every((name) => existsSync(path.join(ROOT, name)))) {
+  console.error('Making erpose-n.onnx and the sample photos, once');
+  const done = spawnSync(process.env.PYTHON ?? 'python', ['prepare.py'], { cwd: ROOT, encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] });
+  if (done.status !== 0) {
+    const why = done.error?.message ?? done.stderr.trim().split('\n').at(-1);
+    console.error(`error: erpose-n.onnx could not be made (${why}): pip install 'erpose-yolo[export]', or give --model FILE.onnx`);
+    process.exit(1);
+  }
 }
 
 async function answer(request, response) {

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ultralytics.utils import ASSETS
 
 cv2 = pytest.importorskip("cv2")
 example = pytest.importorskip("test_onnx_runtime")  # skipped without onnx; its random model is used here, too
@@ -76,10 +78,11 @@ def found() -> dict[str, Any]:
             "chromium": CHROMIUM,
             "address": address,
             "photos": [{key: photo[key] for key in ("file", "conf")} for photo in photos()],
+            "samples": {name: str(ASSETS / name) for name in ("bus.jpg", "zidane.jpg")},
             "models": {name: str(path) for name, path in models.items()},
         }
         command = [str(NODE), str(WEB / "test" / "browser.mjs"), json.dumps(config)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -104,6 +107,25 @@ def test_keypoints_are_those_of_python(found: dict[str, Any]) -> None:
             assert re.fullmatch(r"\d+ ms", once["time"])
     print(f"largest difference {worst:.4f} px")
     assert worst <= 1.0
+
+
+@in_browser
+def test_a_sample_photo_is_shown_at_once(found: dict[str, Any]) -> None:
+    for seen, name in ((found["opened"], "bus.jpg"), (found["second"], "zidane.jpg")):
+        assert seen["error"] is None and seen["ready"] and seen["pressed"] == name
+        assert len(seen["lastRows"][0]) == 57
+    assert found["opened"]["backend"] == "wasm"  # without a GPU, and without being asked
+    assert found["opened"]["frames"] == 1 and found["second"]["frames"] == 2
+    assert found["opened"]["lastRows"] != found["second"]["lastRows"]
+
+
+@in_browser
+def test_webgpu_gives_the_same(found: dict[str, Any]) -> None:
+    if found["adapter"] is None:
+        pytest.skip("this Chromium has no WebGPU, not even on the CPU")
+    assert found["adapter"] is True and found["byItself"]["backend"] == "wasm"
+    assert found["gpu"]["backend"] == "webgpu" and found["gpu"]["error"] is None
+    assert example.difference(np.array(found["byItself"]["lastRows"]), np.array(found["gpu"]["lastRows"])) <= 1.0
 
 
 @in_browser
@@ -150,7 +172,8 @@ def test_messages(found: dict[str, Any]) -> None:
 @in_browser
 def test_camera_runs(found: dict[str, Any]) -> None:
     assert found["camera"]["error"] is None and re.fullmatch(r"\d+ ms", found["camera"]["time"])
-    assert found["cameraOff"] == "Start camera"
+    assert re.fullmatch(r"\d+(\.\d)? fps", found["camera"]["rate"])
+    assert found["cameraOff"] == "Start camera" and found["rateAfter"] is False
 
 
 @in_browser
@@ -162,7 +185,7 @@ def test_nothing_from_elsewhere_and_fit_for_phones(found: dict[str, Any]) -> Non
 
 @needs_node
 def test_server_types_and_borders() -> None:
-    with served() as address:
+    with served("--model", str(WEB / "package.json")) as address:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
         for name, kind in (("", "text/html"), ("erpose.mjs", "text/javascript"), ("style.css", "text/css")):
             with urllib.request.urlopen(address + name, timeout=10) as answer:
@@ -181,6 +204,38 @@ def test_server_types_and_borders() -> None:
 def test_server_names_a_missing_model() -> None:
     done = subprocess.run([str(NODE), str(WEB / "serve.mjs"), "--model", "absent.onnx"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 1 and "there is no file absent.onnx" in done.stderr
+
+
+@needs_node
+def test_server_names_what_it_cannot_make(tmp_path: Path) -> None:
+    """Without a model beside it and without erpose-yolo, one line says what to install."""
+    shutil.copytree(WEB, tmp_path / "web", ignore=shutil.ignore_patterns("node_modules", "*.onnx", "*.jpg"))
+    (tmp_path / "web" / "ultralytics.py").write_text("raise ModuleNotFoundError('no such package')")
+    command = [str(NODE), "serve.mjs", "--port", "0"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=tmp_path / "web", env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and not done.stdout
+    said = done.stderr.splitlines()
+    assert said[0].startswith("Making") and len(said) == 2
+    assert said[1].startswith("error: erpose-n.onnx could not be made (ModuleNotFoundError: no such package): pip install")
+
+
+@needs_node
+@pytest.mark.slow
+def test_server_makes_what_it_shows(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    shutil.copytree(WEB, tmp_path / "web", ignore=shutil.ignore_patterns("node_modules", "*.onnx", "*.jpg"))
+    command = [str(NODE), "serve.mjs", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path / "web", env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.PIPE
+    ) as server:
+        try:
+            assert server.stdout is not None and server.stdout.readline().startswith(b"http://")
+        finally:
+            server.kill()
+    graph = onnx.load(tmp_path / "web" / "erpose-n.onnx").graph
+    assert [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 640, 640]
+    assert (tmp_path / "web" / "bus.jpg").read_bytes() == (ASSETS / "bus.jpg").read_bytes()
 
 
 def test_no_other_host_and_no_nms_in_the_source() -> None:

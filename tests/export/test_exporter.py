@@ -19,6 +19,7 @@ from unittest.mock import MagicMock
 import cv2
 import numpy as np
 import pytest
+import test_yolo26
 import torch
 import torch.nn.functional as F
 from ultralytics import YOLO
@@ -34,19 +35,18 @@ NEEDS = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"], "li
          "executorch": ["executorch"], "paddle": ["paddle", "x2paddle"], "saved_model": ["tensorflow", "onnx2tf"]}  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of random weights with scores far above zero, so that there are persons to compare."""
+def fill(model: ERPose, refined: bool = True) -> None:
+    """Random weights, with scores far above zero, for a network whose keypoints are moved where it is refined."""
     torch.manual_seed(0)
-    model = ERPose("erpose-n.yaml")
     head = model.model.model[-1]
     norms = [m for m in model.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     usual = [m.momentum for m in norms]
     for m in norms:
         m.momentum = 1.0
     photo = cv2.imread(str(ASSETS / "bus.jpg"))[:, :, ::-1]
+    side = max(SIZE, 2 * int(head.stride.max()))
     corners = [(y, x) for y in range(0, 600, 120) for x in range(0, 400, 100)]
-    crops = np.stack([cv2.resize(photo[y : y + 480, x : x + 400], (SIZE, SIZE)) for y, x in corners])
+    crops = np.stack([cv2.resize(photo[y : y + 480, x : x + 400], (side, side)) for y, x in corners])
     with torch.no_grad():  # unless its normalisation fits, a random network sees next to nothing of its input
         model.model.train()(torch.from_numpy(crops).permute(0, 3, 1, 2) / 255)
     for m, momentum in zip(norms, usual):
@@ -57,8 +57,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for conv in head.deployed.spread:
         conv.bias.data.fill_(-2.0)  # sure of its keypoints, so that scores stay high
         conv.weight.data.normal_(0, 0.05)
-    for conv in head.deployed.refinement:
+    for conv in head.deployed.refinement if refined else ():
         conv.weight.data.normal_(0, 0.05)  # keypoints are looked up and moved
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights with scores far above zero, so that there are persons to compare."""
+    model = ERPose("erpose-n.yaml")
+    fill(model)
     path = tmp_path_factory.mktemp("weights") / "small.pt"
     model.model.names = {0: "person"}
     model.save(path)
@@ -89,9 +96,9 @@ def rows_of(path: Path | str, size: int = SIZE, conf: float = 0.3) -> np.ndarray
     return torch.cat((result.boxes.conf[:, None], result.keypoints.xy.flatten(1)), 1).cpu().numpy()
 
 
-def same(path: Path | str, checkpoint: Path, tolerance: float = 0.5) -> None:
+def same(path: Path | str, checkpoint: Path, tolerance: float = 0.5, size: int = SIZE) -> None:
     """Every person of the checkpoint is found by the export: its keypoints within the tolerance in px."""
-    wanted, got = rows_of(checkpoint), rows_of(path, conf=0.2)
+    wanted, got = rows_of(checkpoint, size), rows_of(path, size, conf=0.2)
     assert len(wanted) >= 20
     for row in wanted[:20]:
         assert np.abs(got[:, 1:] - row[1:]).max(1).min() < tolerance
@@ -150,6 +157,27 @@ def test_the_host_decodes_maps(options: dict[str, Any], trained: Path) -> None:
     assert len(wanted[0]) >= 3
     for a, b in zip(wanted, got):
         torch.testing.assert_close(b, a, rtol=0, atol=1.0 if "quantize" in options else 4e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["erpose-n-p2.yaml", "erpose-n-p6.yaml", "yolo26n-pose.pt"])
+def test_maps_of_other_networks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels from stride 4, and to stride 64; a stock checkpoint, whose keypoints are not refined and whose score is a class's."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    refined = name.endswith(".yaml")
+    torch.manual_seed(0)
+    model = ERPose(name if refined else test_yolo26.save(test_yolo26.stock(), name))
+    for layer in model.model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.weight.data.fill_(0.4)  # nearly linear: rounding in a deep random network at full gain changes all
+    fill(model, refined)
+    model.save("filled.pt")
+    path = ERPose("filled.pt").export(format="onnx", imgsz=128, layout="maps")
+    about = exporter.read_metadata(path)
+    assert len(ast.literal_eval(about["strides"])) == (4 if refined else 3)
+    assert ("refinement" in ast.literal_eval(about["maps"])) is refined
+    same(path, Path("filled.pt"), size=128)
 
 
 def test_maps_in_track_and_val(trained: Path, tmp_path: Path) -> None:
@@ -410,7 +438,9 @@ def test_what_is_lacking_is_said_before_anything_starts(checkpoint: Path, monkey
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name))
     with pytest.raises(ModuleNotFoundError, match=r"needs onnx, onnxslim, onnxruntime.*pip install 'erpose-yolo\[export\]'$"):
         model.export(format="onnx")
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: name != "pkg_resources" or None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'setuptools<82'$"):  # rknn-toolkit2 needs it and does not say so
+        model.export(format="rknn")
     version = formats.importlib.metadata.version
     for installed, allowed in (("2.3.5", True), ("1.26.4", True), ("2.4.0rc1", False), ("2.10.1", False), ("3.0.0", False)):
         monkeypatch.setattr(

@@ -1,20 +1,21 @@
 // Drives the page in a real browser and prints what it found as JSON:
 //   node test/browser.mjs '{"chromium": PATH, "address": URL, "photos": [{"file": PNG, "conf": 0.25}, ...],
-//                           "models": {"other.onnx": PATH, ...}, "screenshot": PNG}'
-// tests/examples/test_web.py runs it and compares the figures with Python's. "models" are answered for addresses of that
-// name, "screenshot" may be left out.
+//                           "samples": {"bus.jpg": PATH, ...}, "models": {"other.onnx": PATH, ...}}'
+// tests/examples/test_web.py runs it and compares the figures with Python's. "samples" and "models" are answered for addresses
+// of that name. An image of the page as it opens, of a server that runs, without any test:
+//   node test/browser.mjs '{"chromium": PATH, "address": URL, "screenshot": JPG}'
 import { readFile } from 'node:fs/promises';
 
 import { chromium } from 'playwright-core';
 
-const { chromium: executablePath, address, photos, models = {}, screenshot } = JSON.parse(process.argv[2]);
-const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+const { chromium: executablePath, address, photos, samples = {}, models = {}, screenshot } = JSON.parse(process.argv[2]);
+const FLAGS = ['--headless', '--no-sandbox', '--disable-quic', '--no-first-run', '--disable-background-networking',
   '--disable-component-update', '--disable-sync'];
-const SLOW = { timeout: 60_000 };
+const SLOW = { timeout: 150_000 };
 const found = { elsewhere: [], console: [], photos: [], wrong: {} };
 
 async function open(browser, search = '') {
-  const context = await browser.newContext({ viewport: { width: 900, height: 930 } });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
   const page = await context.newPage();
   page.on('request', (request) => {
     const url = new URL(request.url());
@@ -22,7 +23,7 @@ async function open(browser, search = '') {
   });
   page.on('console', (message) => message.type() === 'error' && found.console.push(message.text()));
   page.on('pageerror', (error) => found.console.push(String(error)));
-  for (const [name, path] of Object.entries(models)) await page.route(`**/${name}`, (route) => route.fulfill({ path }));
+  for (const [name, path] of Object.entries({ ...samples, ...models })) await page.route(`**/${name}`, (route) => route.fulfill({ path }));
   await page.goto(address + search);
   await page.waitForFunction(() => window.erpose && (window.erpose.ready || window.erpose.error), null, SLOW);
   return page;
@@ -45,16 +46,29 @@ async function complaint(page, pattern = '.') {
   return page.textContent('#error');
 }
 
-const launch = (more = []) => chromium.launch({ executablePath, args: [...FLAGS, ...more], headless: true });
+const launch = (more = ['--disable-gpu']) => chromium.launch({ executablePath, args: [...FLAGS, ...more], headless: true });
 
 let browser = await launch();
+if (screenshot) {
+  const page = await open(browser);
+  for (const n of [2, 1]) await Promise.all([page.click(`#samples button:nth-child(${n})`), page.waitForFunction((k) => window.erpose.frames === k, 4 - n, SLOW)]);
+  await page.screenshot({ path: screenshot, quality: 90 }); // of the third run, as the first is slow
+  await browser.close();
+  process.exit();
+}
 try {
-  let page;
+  // at once: the sample photo that lies beside the page
+  let page = await open(browser);
+  const opened = () => page.evaluate(() => ({ ...window.erpose, pressed: document.querySelector('#samples [aria-pressed=true]')?.title }));
+  found.opened = await opened();
+  const second = Object.keys(samples)[1];
+  await page.click(`#samples [title="${second}"]`);
+  await page.waitForFunction(() => window.erpose.frames > 1, null, SLOW);
+  found.second = await opened();
   for (const { file, conf } of photos) {
     page = await open(browser, `?conf=${conf}`);
     const cold = await choose(page, file);
     found.photos.push({ cold, warm: await choose(page, file) });
-    if (screenshot) await page.screenshot({ path: screenshot });
   }
   found.isolated = await page.evaluate(() => self.crossOriginIsolated);
   const { file, conf } = photos[0];
@@ -114,17 +128,33 @@ try {
   await browser.close();
 }
 
-browser = await launch(['--use-fake-device-for-media-stream']);
+browser = await launch(['--disable-gpu', '--use-fake-device-for-media-stream']);
 try {
   const page = await open(browser);
   await page.click('#camera'); // no permission was given
   found.refused = await complaint(page);
   await page.context().grantPermissions(['camera']);
   await page.click('#camera');
-  await page.waitForFunction(() => window.erpose.frames >= 3, null, SLOW);
+  await page.waitForFunction(() => window.erpose.rate, null, SLOW);
+  const text = (id) => page.evaluate((name) => document.querySelector(name).textContent, id);
+  found.camera = { rate: await text('#rate'), time: await text('#time'), error: await page.evaluate(() => window.erpose.error) };
   await page.click('#camera');
-  found.camera = await page.evaluate(() => ({ error: window.erpose.error, time: document.querySelector('#time').textContent }));
+  found.rateAfter = await page.isVisible('#rate');
   found.cameraOff = await page.textContent('#camera');
+} finally {
+  await browser.close();
+}
+// WebGPU as Chromium computes it on the CPU: not taken by itself, but asked for it gives the same
+browser = await launch(['--enable-unsafe-webgpu', '--enable-features=Vulkan', '--use-vulkan=swiftshader', '--use-webgpu-adapter=swiftshader']);
+try {
+  const search = `?conf=${photos[0].conf}`;
+  let page = await open(browser, search);
+  found.adapter = await page.evaluate(async () => (await navigator.gpu?.requestAdapter())?.info.isFallbackAdapter ?? null);
+  found.byItself = await page.evaluate(() => window.erpose);
+  if (found.adapter !== null) {
+    page = await open(browser, `${search}&backend=webgpu`);
+    found.gpu = await page.evaluate(() => window.erpose);
+  }
 } finally {
   await browser.close();
 }

@@ -3,15 +3,31 @@
     python -m benchmarks.accuracy.compare --track synth --device 0 --gpu-cache --no-amp
     python -m benchmarks.accuracy.compare --track synth --epochs 4 --batch 16 --name compare-synth-cpu
     python -m benchmarks.accuracy.compare --track crowd --data crowds/data.yaml --device 0 --gpu-cache --no-amp
-    python -m benchmarks.accuracy.compare --track pretrained --data coco-mini/data.yaml --start compare-crowd
-    python -m benchmarks.accuracy.compare --track coco --device 0
 
-Each model is trained by Ultralytics' own trainer from random weights (with --start from its weights of that table), with the
-same images, order, augmentation, optimiser and schedule. ``erpose eval`` evaluates what is deployed: one-to-one scores where
-a model has them, box NMS where not; YOLO26 in both modes. A finished run stands in results/compare-TRACK.json and is not
-repeated; its weights are in --out. A run that was interrupted continues from its last epoch when the same command is given
-again; its stages are in stages.json beside its weights. Calls with other --models or --seeds may run beside each other, one
-core each (OMP_NUM_THREADS=1).
+With pre-training on real photos, the paper's stronger claim: everybody starts from the COCO detector of its own backbone.
+
+    python -m benchmarks.accuracy.compare --track coco-people --data coco-people/data.yaml --start-weights weights \\
+        --cutouts coco-mini --models erpose8-n yolov8n-pose --seeds 0
+
+--start-weights is a folder with yolo26n.pt, yolo11n.pt and yolov8n.pt (or -dq.pt, recovered from exports). Each model takes the
+learning rate of --rates that does better on a tenth of the training photos, after a tenth of the budget on the others. With
+--cutouts (a folder for copy_paste.py) the trained weights are fine-tuned on copy-paste crowds and judged on other crowds; photos
+whose persons are in the latter are not trained on. What is kept of each photo stands in results/NAME/, for paired intervals.
+``--models MODEL+`` is a peer that starts with the detector's box and class towers, too, as Ultralytics' own ``load`` has it.
+The whole table and the ablation, in order of importance; what is finished is left out, so the same line continues:
+
+    python -m benchmarks.accuracy.compare --track coco-people --data ... --start-weights ... --cutouts ... --all
+
+Full COCO and CrowdPose. ``--estimate`` says how long a call takes, from a few measured steps, and trains nothing.
+
+    python -m benchmarks.accuracy.compare --track coco --start-weights weights --device 0,1,2,3 --workers 8 --sizes 640
+    python -m benchmarks.accuracy.compare --track crowdpose --start-weights weights --device 0,1,2,3 --workers 8 --sizes 640
+
+Each model is trained by Ultralytics' own trainer, from random weights without --start-weights, with the same images, order,
+augmentation, optimiser and schedule (budget.py). ``erpose eval`` evaluates what is deployed: one-to-one scores where a model has
+them, box NMS where not; YOLO26 in both modes. A finished run stands in results/compare-TRACK.json and is not repeated; its
+weights are in --out. A run that was interrupted continues from its last epoch when the same command is given again. Calls with
+other --models or --seeds may run beside each other, one core each (OMP_NUM_THREADS=1).
 With --gpu-cache the images are kept on the device and augmented there (gpu_cache.py): a nano outruns the loader processes.
 One such call leaves most of a large GPU idle; several share it under CUDA's multi-process service (nvidia-cuda-mps-control -d).
 """
@@ -19,143 +35,229 @@ One such call leaves most of a large GPU idle; several share it under CUDA's mul
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from ultralytics import YOLO
-from ultralytics.utils.patches import torch_load
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
 
 from benchmarks import common
+from benchmarks.accuracy import copy_paste, paired
+from benchmarks.accuracy.budget import STAGES, STOCK_LOAD, epochs_over, marks, seconds_of, stage_file, trainer_of, without_spreads
 from benchmarks.accuracy.gpu_cache import cache_images
 from benchmarks.common import OURS, PEERS, modes
-from erpose_yolo import ERPose
-from erpose_yolo.metrics.evaluate import evaluate
+from erpose_yolo import ERPose, catalog
+from erpose_yolo.metrics.coco import exact_sigmas
+from erpose_yolo.metrics.evaluate import evaluate, read_truth
+from erpose_yolo.metrics.predictions import read_predictions
 
-STAGES = (0.1, 0.25, 0.5, 1.0)
-NOTED = "stages.json"  # in the folder of a run: how far it is
 # One optimiser for all: what Ultralytics' optimizer=auto takes for runs of this length and one class.
 TRAIN = {"optimizer": "AdamW", "lr0": 2e-3, "momentum": 0.9, "warmup_epochs": 1.0, "warmup_bias_lr": 0.0}
 # Small images and short runs bear little augmentation: no mosaic, which shows people at half their size.
 SHORT = {"mosaic": 0.0, "scale": 0.3, "close_mosaic": 0}
+PHOTOS = "coco-people"
 TRACKS: dict[str, dict[str, Any]] = {
     "synth": {"data": str(Path(__file__).parent / "synth-few.yaml"), "imgsz": 128, "batch": 128, "epochs": 40, **SHORT},
     "crowd": {"imgsz": 192, "batch": 64, "epochs": 44, **SHORT},
-    "pretrained": {"imgsz": 192, "batch": 8, "epochs": 30, **SHORT},
+    PHOTOS: {"imgsz": 320, "batch": 16, "epochs": 17, "mosaic": 0.0, "scale": 0.5, "close_mosaic": 0},
     "coco": {"data": "coco-people.yaml", "imgsz": 640, "batch": 128, "epochs": 300},
     "crowdpose": {"data": "crowdpose.yaml", "imgsz": 640, "batch": 128, "epochs": 300},
 }
+SIZES = (416, 320, 640)  # px; the first is that of all columns but AP
+RATES = (2e-3, 7e-4)
+SHORT_RUN = 0.1  # of the budget, to choose a learning rate; as much of the photos to judge it on
+CROWDS = {"images": 3000, "val_images": 300, "epochs": 3}
+FAMILIES = {"erpose-n": "yolo26n", "erpose8-n": "yolov8n", "erpose11-n": "yolo11n"}  # the backbone and neck of ours
+PARTNERS = dict(zip(PEERS, ("erpose8-n", "erpose11-n", "erpose-n")))  # whom a peer is compared with
+ALL = (("erpose8-n yolov8n-pose", 0), ("erpose-n yolo26n-pose", 0), ("ablation", 0), ("erpose8-n yolov8n-pose", 1))
+ALL += (("erpose-n yolo26n-pose", 1), ("erpose11-n yolo11n-pose", 0), ("yolov8n-pose+ yolo26n-pose+", 0))
 
 
-def folder_of(model: str, seed: int, args: argparse.Namespace) -> Path:
+def folder_of(model: str, seed: int, args: argparse.Namespace, label: str = "") -> Path:
     """Where a run keeps its weights."""
-    return Path(args.out) / args.name / f"{model}-{seed}"
+    row = "-".join(filter(None, (model, label.replace(",", "").replace(" ", "-"), str(seed))))
+    return Path(args.out) / args.name / row
 
 
-def figures(weights: Path, args: argparse.Namespace, nms: bool | None) -> dict[str, float]:
-    """Figures of weights on the validation split.
+def start_of(model: str, args: argparse.Namespace) -> Path | None:
+    """The detector with which a model begins, None where it begins with random weights.
+
+    Raises:
+        FileNotFoundError: it is not in the folder.
+    """
+    if not args.start_weights:
+        return None
+    family = FAMILIES.get(model, model.removesuffix("-pose"))
+    for name in (f"{family}.pt", f"{family}-dq.pt"):
+        if (args.start_weights / name).exists():
+            return Path(args.start_weights / name)
+    raise FileNotFoundError(f"{args.start_weights} has neither {family}.pt nor {family}-dq.pt. Fix: --start-weights.")
+
+
+def judge(weights: Path, data: str, size: int, nms: bool | None, args: argparse.Namespace) -> tuple[dict[str, float], paired.Kept]:
+    """Figures of weights on the validation split, and what is kept of it per photo.
 
     Args:
         weights: checkpoint.
-        args: of the command line.
+        data: data YAML.
+        size: px.
         nms: as :func:`common.modes` has it.
+        args: of the command line.
     """
-    options = {} if nms is None else {"nms": nms}
+    folder = weights.parents[1] / "eval"
+    options: dict[str, Any] = {} if nms is None else {"nms": nms}
+    device = str(args.device).split(",", maxsplit=1)[0]
     report = evaluate(
-        str(weights), args.data, imgsz=args.imgsz, batch=16, device=args.device, workers=0, plots=False, verbose=False,
-        save_dir=weights.parents[1] / "eval", **options,
-    )  # fmt: skip
+        str(weights), data, imgsz=size, batch=16, device=device, workers=0, plots=False, verbose=False, save_dir=folder, **options
+    )
+    truth, info = read_truth(str(catalog.resolve_data(data)), "val", folder, {})
+    sigmas = exact_sigmas(truth.keypoints.shape[1], info.get("kpt_oks_sigmas"))
+    kept = paired.keep(truth, read_predictions(folder / "predictions.json", truth), sigmas)
     coco, crowd = report["coco"], report["crowding"]
-    crowded = report.get("by_crowd_index") or report.get("crowdpose") or {}
+    by_index = report.get("by_crowd_index") or report.get("crowdpose") or {}
+    equal = {name: float(value[0]) for name, value in paired.figures(kept).items() if name != "AP"}
     return {
         **{k: coco[k] for k in ("AP", "AP50", "AP75", "AR")},
-        **{k: v for k, v in crowded.items() if isinstance(v, (int, float))},
+        **{k: v for k, v in by_index.items() if isinstance(v, (int, float))},
         "duplicates": crowd["duplicate_rate"],
         "misses": crowd["miss_rate"],
-    }
+        "equal": equal,
+    }, kept
 
 
-def start_of(model: str, seed: int, args: argparse.Namespace) -> Path:
-    """Weights with which a model begins.
+def train(folder: Path, model: str, data: str, epochs: int, start: Path | None, args: argparse.Namespace, **options: Any) -> Path:
+    """Train a model, or continue where it was interrupted; returns its last weights.
 
-    Raises:
-        FileNotFoundError: that run was not made, or was made with another ``--out``.
+    Args:
+        folder: of the run.
+        model: erpose-n ..., with "label" and "seed" in ``options``.
+        data: data YAML.
+        epochs: of the whole training.
+        start: weights to begin with.
+        args: of the command line.
+        **options: "label", "seed" and "rate".
     """
-    file = Path(args.out) / args.start / f"{model}-{seed}" / "weights" / "last.pt"
-    if not file.exists():
-        raise FileNotFoundError(f"{file}: no such weights. Fix: train {model} with seed {seed} for the table {args.start!r} first.")
-    return file
-
-
-def interrupted(folder: Path, args: argparse.Namespace) -> dict[str, Any] | None:
-    """What an interrupted training has noted, or None where there is nothing to continue.
-
-    Returns:
-        "curve", its stages by mode, "seconds" of training, and "epoch", how many are over.
-
-    Raises:
-        ValueError: it had another budget, so continuing would mix the two.
-    """
-    noted, last = folder / NOTED, folder / "weights" / "last.pt"
-    epoch = int(torch_load(last, map_location="cpu")["epoch"]) + 1 if noted.exists() and last.exists() else 0
-    if epoch == 0:  # also of one that came to its end
-        return None
-    state: dict[str, Any] = json.loads(noted.read_text())
-    if state["budget"] != [args.epochs, args.imgsz, args.batch]:
-        raise ValueError(
-            f"{folder} holds an interrupted training of {state['budget']} epochs, px and images in a batch. "
-            "Fix: delete it, or give --name or --out."
-        )
-    # what was noted after the checkpoint comes again
-    curve = {mode: [s for s in stages if s["epoch"] <= epoch] for mode, stages in state["curve"].items()}
-    return {**state, "curve": curve, "epoch": epoch}
-
-
-def run(model: str, seed: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train a model and evaluate it at each stage of the budget, in each of its modes; continue where it was interrupted."""
-    folder = folder_of(model, seed, args)
-    folder.mkdir(parents=True, exist_ok=True)
+    label, seed, rate = (options.get(name, other) for name, other in (("label", ""), ("seed", 0), ("rate", TRAIN["lr0"])))
     last = folder / "weights" / "last.pt"
-    marks = [max(1, round(share * args.epochs)) for share in STAGES]
-    before = interrupted(folder, args)
-    curve: dict[str, list[dict[str, Any]]] = before["curve"] if before else {mode: [] for mode in modes(model)}
-    begin, spent = time.perf_counter(), before["seconds"] if before else 0.0  # of training alone
+    over = epochs_over(folder, {"epochs": epochs, "imgsz": args.imgsz, "batch": args.batch})
+    if over >= epochs:
+        return last
+    folder.mkdir(parents=True, exist_ok=True)
+    yolo = (ERPose if model.startswith("erpose") else YOLO)(str(last) if over else f"{model}.yaml")
+    if args.gpu_cache:
+        yolo.add_callback("on_pretrain_routine_end", cache_images)
+    yolo.train(
+        trainer=trainer_of(model, label), data=data, epochs=epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed,
+        workers=args.workers, cache="ram", val=False, plots=False, verbose=False, amp=args.amp, device=args.device,
+        deterministic=args.device == "cpu",  # on a GPU the deterministic kernels are the slow ones
+        pretrained=str(start) if start else False, project=str(folder.parent.absolute()), name=folder.name, exist_ok=True,
+        resume=bool(over), **{**TRAIN, "lr0": rate}, **args.augment,
+    )  # fmt: skip
+    return last
 
-    def note(epoch: int, weights: Path) -> None:
-        """Evaluate what an epoch left, if it is a stage, and write down how far the run is."""
-        nonlocal begin, spent
-        spent += time.perf_counter() - begin
-        for mode, nms in modes(model).items():
-            if epoch in marks and not any(stage["epoch"] == epoch for stage in curve[mode]):
-                curve[mode] += [{"epoch": epoch, **figures(weights, args, nms)}] * marks.count(epoch)
-        state = {"budget": [args.epochs, args.imgsz, args.batch], "seconds": spent, "curve": curve}
-        (folder / f"{NOTED}.new").write_text(json.dumps(state))
-        (folder / f"{NOTED}.new").replace(folder / NOTED)
-        begin = time.perf_counter()
 
-    def starts(trainer: Any) -> None:
-        trainer.model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, for all
+def chosen_rate(model: str, args: argparse.Namespace) -> float:
+    """The better learning rate of a model; both are tried unless the result file knows them."""
+    known = common.read(args.name).get("rates", {})
+    if model not in known:
+        tried = {}
+        for rate in args.rates:
+            folder = args.out / args.name / "rates" / f"{model}-{rate:g}"
+            short = max(2, round(SHORT_RUN * args.epochs))
+            last = train(folder, model, str(args.photos / "choose.yaml"), short, start_of(model, args), args, rate=rate)
+            tried[f"{rate:g}"] = max(
+                judge(last, str(args.photos / "choose.yaml"), args.imgsz, nms, args)[0]["AP"] for nms in modes(model).values()
+            )
+        common.put(args.name, args.setup, lambda record: {"rates": {**record.get("rates", {}), model: tried}})
+        known = {model: tried}
+    return float(max(known[model], key=lambda rate: known[model][rate]))
 
-    if before:
-        note(before["epoch"], last)  # interrupted between a checkpoint and its evaluation
-    if not before or before["epoch"] < args.epochs:
-        yolo = (ERPose if model.startswith("erpose") else YOLO)(str(last) if before else f"{model}.yaml")
-        if args.gpu_cache:
-            yolo.add_callback("on_pretrain_routine_end", cache_images)
-        yolo.add_callback("on_train_start", starts)
-        yolo.add_callback("on_model_save", lambda trainer: note(trainer.epoch + 1, trainer.last))
-        yolo.train(
-            data=args.data, epochs=args.epochs, imgsz=args.imgsz, batch=args.batch, nbs=args.batch, seed=seed,
-            workers=args.workers, cache="ram", val=False, plots=False, verbose=False, amp=args.amp, device=args.device,
-            deterministic=args.device == "cpu",  # on a GPU the deterministic kernels are the slow ones
-            pretrained=str(start_of(model, seed, args)) if args.start else False,
-            project=str((args.out / args.name).absolute()), name=folder.name, exist_ok=True, resume=bool(before), **TRAIN,
-            **args.augment,
-        )  # fmt: skip
-    return [{"mode": mode, "seconds": round(spent), "curve": curve[mode]} for mode in curve]
+
+def run(model: str, seed: int, args: argparse.Namespace, label: str = "") -> list[dict[str, Any]]:
+    """Train a model and evaluate it at each stage of the budget, in each of its modes; continue where it was interrupted."""
+    folder = folder_of(model, seed, args, label)
+    rate = chosen_rate(model, args) if args.rates else TRAIN["lr0"]
+    base = folder_of(model, seed, args)
+    if label == "confidence is the score" and stage_file(base, args.epochs).exists():  # the weights are those of the base
+        stages = [without_spreads(stage_file(base, epoch), stage_file(folder, epoch)) for epoch in marks(args.epochs)]
+        spent = seconds_of(base)
+    else:
+        last = train(folder, model, args.data, args.epochs, start_of(model, args), args, label=label, seed=seed, rate=rate)
+        stages = [stage_file(folder, epoch) for epoch in marks(args.epochs)[:-1]] + [last]
+        spent = seconds_of(folder)
+    more = crowds(folder, model, seed, rate, args) if args.crowds else None
+    records = []
+    for mode, nms in modes(model).items():
+        record: dict[str, Any] = {"mode": mode, "seconds": round(spent[0])}
+        first = (args.sizes or [args.imgsz])[0]
+        judged = [judge(stage, args.data, first, nms, args) for stage in stages]
+        record["curve"] = [{"epoch": epoch, **found} for epoch, (found, _) in zip(marks(args.epochs), judged)]
+        if args.sizes:
+            of = {str(first): judged[-1]} | {str(size): judge(stages[-1], args.data, size, nms, args) for size in args.sizes[1:]}
+            if more:
+                of["crowds"] = judge(more, str(args.crowds), args.imgsz, nms, args)
+            record |= {"lr": rate, "seconds per 1,000": round(spent[1] * 1000 / args.images, 1)}
+            record["judged"] = {key: found for key, (found, _) in of.items()}
+            record["kept"] = f"{args.name}/{folder.name}{mode.replace(' ', '-')}.npz"
+            paired.write(common.RESULTS / record["kept"], {key: kept for key, (_, kept) in of.items()})
+        records.append(record)
+    return records
+
+
+def crowds(folder: Path, model: str, seed: int, rate: float, args: argparse.Namespace) -> Path:
+    """The weights of a run, fine-tuned on copy-paste crowds."""
+    start = folder / "weights" / "last.pt"
+    return train(folder / "crowds", model, str(args.crowds), CROWDS["epochs"], start, args, seed=seed, rate=rate)
+
+
+def lay_out(args: argparse.Namespace) -> None:
+    """Make the folder of photos of a track with a choice of learning rates, and the crowds; sets what ``args`` needs of them.
+
+    Photos are links. train: all but those of whom a person is in the crowds that judge. fit and held: the same, without and
+    with every tenth one. val: that of the data YAML.
+    """
+    crowded: set[str] = set()
+    args.crowds, args.photos = None, args.out / args.name / "photos"
+    if args.cutouts:
+        settings = copy_paste.Settings(str(args.cutouts.resolve()), CROWDS["images"], CROWDS["val_images"], args.imgsz)
+        crowded = set(copy_paste.generate(args.out / args.name / "crowd-set", settings)["val"]["sources"])
+        args.crowds = args.out / args.name / "crowd-set" / "data.yaml"
+    info = check_det_dataset(args.data)
+    found = {split: photos_of(info[split]) for split in ("train", "val")}
+    used = [file for file in found["train"] if file.stem not in crowded]
+    tenth = round(1 / SHORT_RUN)
+    splits = {"train": used, "held": used[::tenth], "val": found["val"]}
+    splits["fit"] = [file for n, file in enumerate(used) if n % tenth]
+    for split, files in splits.items():
+        for kind, sources in (("images", files), ("labels", [Path(f) for f in img2label_paths([str(f) for f in files])])):
+            folder = args.photos / kind / split
+            folder.mkdir(parents=True, exist_ok=True)
+            for source in sources:
+                if source.exists() and not (folder / source.name).is_symlink():
+                    (folder / source.name).symlink_to(source.resolve())
+    keys = ("kpt_shape", "flip_idx", "kpt_oks_sigmas", "kpt_names", "skeleton", "names")
+    shared = {"path": str(args.photos.resolve()), **{key: info[key] for key in keys if key in info}}
+    for name, pair in (("data", ("train", "val")), ("choose", ("fit", "held"))):
+        text = yaml.safe_dump({**shared, "train": f"images/{pair[0]}", "val": f"images/{pair[1]}"})
+        (args.photos / f"{name}.yaml").write_text(text)
+    args.data, args.images = str(args.photos / "data.yaml"), len(used)
+
+
+def photos_of(folders: str | list[str]) -> list[Path]:
+    """Photos of a split, by name.
+
+    Raises:
+        ValueError: two of one name.
+    """
+    folders = [folders] if isinstance(folders, str) else folders
+    files = [file for folder in folders for file in Path(folder).iterdir() if file.suffix[1:].lower() in IMG_FORMATS]
+    if len({file.stem for file in files}) < len(files):
+        raise ValueError(f"{', '.join(folders)} have photos of the same name. Fix: rename them.")
+    return sorted(files, key=lambda file: file.name)
 
 
 def table(record: common.Record) -> str:
@@ -176,52 +278,177 @@ def table(record: common.Record) -> str:
     return common.markdown([*header, "AP crowded", "duplicates / 100 persons", "misses / 100 persons"], rows)
 
 
+def paired_table(record: common.Record) -> str:
+    """One row per model and mode, in per cent, means over seeds; in brackets what its partner has more, with its interval."""
+    groups, rows = common.grouped(record["runs"]), []
+    first, *others = record["setup"]["sizes"]
+    for name, of in groups.items():
+        more = record.get("differences", {}).get(name, {})
+
+        def cell(judged: str, key: str, figure: str, of: list[common.Record] = of, more: common.Record = more) -> str:
+            values = [r["judged"][judged] for r in of if judged in r["judged"]]
+            if not values:
+                return "-"
+            text = common.mean_range([v[key] if key in v else v["equal"][key] for v in values])
+            by = more.get(judged, {}).get(figure)
+            return text if by is None else f"{text} [{by[0] * 100:+.1f}: {by[1] * 100:.1f} to {by[2] * 100:.1f}]"
+
+        early = [f"{np.mean([r['curve'][i]['AP'] for r in of]) * 100:.1f}" for i in (1, 2)]
+        row = [name, len(of), *early, cell(str(first), "AP", "AP")]
+        row += [f"{np.mean([r['curve'][-1][key] for r in of]) * 100:.1f}" for key in ("AP50", "AP75")]
+        row += [cell(str(size), "AP", "AP") for size in others]
+        row += [cell(str(first), "crowded", "crowded")]
+        row += [
+            f"{np.mean([r['judged'][str(first)]['equal'][key] for r in of]) * 100:.1f}"
+            + (f" [{more[str(first)][key][0] * 100:+.1f}]" if more else "")
+            for key in ("misses", "duplicates")
+        ]
+        row += [cell("crowds", "AP", "AP")] * any("crowds" in r["judged"] for r in record["runs"])
+        rows.append([*row, f"{of[0]['lr']:g}", f"{np.mean([r['seconds per 1,000'] for r in of]):.0f}"])
+    header = ["model", "seeds", "AP at 25%", "50%", f"AP, {first} px", "AP50", "AP75", *(f"AP, {size} px" for size in others)]
+    header += ["AP of crowded photos", "misses", "duplicates"]
+    header += ["AP, crowds"] * any("crowds" in r["judged"] for r in record["runs"])
+    return common.markdown([*header, "learning rate", "s / 1,000 images"], rows)
+
+
+def partner(run: common.Record, runs: list[common.Record]) -> list[common.Record]:
+    """Runs that a run's row is compared with: the model without a label, or of ours the one with a peer's backbone and neck."""
+    model = PARTNERS.get(run["model"], run["model"])
+    return [r for r in runs if r["model"] == model and not r.get("label")] if model != run["model"] or run.get("label") else []
+
+
+def differences(runs: list[common.Record]) -> dict[str, Any]:
+    """What the partner of each row has more, by row, judgement and figure (paired.difference)."""
+    out: dict[str, Any] = {}
+    for name, of in common.grouped(runs).items():
+        others = partner(of[0], runs)
+        seeds = {r["seed"] for r in of} & {r["seed"] for r in others}
+        pairs = [[paired.read(common.RESULTS / r["kept"]) for r in some if r["seed"] in seeds] for some in (others, of)]
+        if seeds:
+            shared = [key for key in pairs[0][0] if all(key in kept for some in pairs for kept in some)]
+            out[name] = {key: paired.difference(*([kept[key] for kept in some] for some in pairs)) for key in shared}
+    return out
+
+
 def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours before the peers, seeds ascending."""
     known = {m: i for i, m in enumerate((*OURS, *PEERS))}
-    return sorted(runs, key=lambda r: (known.get(r["model"], len(known)), r["seed"]))
+    return sorted(runs, key=lambda r: (known.get(r["model"], len(known)), r.get("label", ""), r["seed"]))
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
-    parser.add_argument("--track", required=True, choices=TRACKS)
+def estimate(args: argparse.Namespace, models: list[str]) -> str:
+    """How long trainings take on this machine, from a few steps of each model on made-up images."""
+    images, rows = args.images or len(photos_of(check_det_dataset(args.data)["train"])), []
+    devices = str(args.device).split(",")
+    device = devices[0] if devices[0] == "cpu" else f"cuda:{devices[0]}"
+    batch = common.random_batch(args.imgsz, max(1, args.batch // len(devices)), 3)
+    for model in models:
+        speed = images_per_second(model.rstrip("+"), batch, device, args.amp) * len(devices)
+        hours = images * args.epochs / speed / 3600
+        rows.append([model, f"{speed:.1f}", f"{hours * 60:.0f}", f"{hours:.1f}", f"{hours * len(devices):.1f}"])
+    text = common.markdown(["model", "images/s", "minutes of training", "hours", "hours times devices"], rows)
+    return f"{text}\n\n{images:,} images x {args.epochs} epochs of {args.imgsz} px, each seed; {common.machine()}"
+
+
+def images_per_second(model: str, batch: dict[str, torch.Tensor], device: str, amp: bool, steps: int = 6) -> float:
+    """Training steps of a model, the fastest of a few: loading, augmentation and evaluation come on top."""
+    network = common.build(model).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    batch, times = {key: value.to(device) for key, value in batch.items()}, []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        with torch.autocast(torch.device(device).type, enabled=amp):
+            loss = network(dict(batch))[0].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        times.append(time.perf_counter() - begin)
+    return len(batch["img"]) / min(times[1:])
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What this command and the ablation take."""
     parser.add_argument("--data", help="data YAML; tracks synth, coco and crowdpose have one of their own")
-    parser.add_argument("--models", nargs="*", default=[OURS[0], *PEERS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--start", help="--name of another table, with whose weights a model begins")
+    parser.add_argument("--start-weights", type=Path, help="folder of the detectors with which the models begin")
+    parser.add_argument("--cutouts", type=Path, help="folder for copy_paste.py: a fine-tuning on crowds follows each run")
     for name in ("epochs", "imgsz", "batch"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--sizes", nargs="*", type=int, help="sides in px at which the weights are judged, the main one first")
+    parser.add_argument("--rates", nargs="*", type=float, help="learning rates of which each model takes the better")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--gpu-cache", action="store_true", help="keep the training images on the device, augment them there")
-    parser.add_argument("--no-amp", dest="amp", action="store_false", help="float32 on a GPU, too")
+    parser.add_argument("--no-amp", dest="amp", action="store_false", help="float32 throughout")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder for weights")
-    parser.add_argument("--name", help="of the result file and of the folder of weights; compare-TRACK")
-    args = parser.parse_args()
-    preset = dict(TRACKS[args.track])
+    parser.add_argument("--name", help="of the result file and of the folder of weights")
+
+
+def prepare(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Fill in what the track says, and lay the photos out."""
+    preset, photos = dict(TRACKS[args.track]), args.track == PHOTOS
     for key in ("data", "epochs", "imgsz", "batch"):
         given, own = getattr(args, key), preset.pop(key, None)
         setattr(args, key, own if given is None else given)
     if not args.data:
         parser.error(f"--track {args.track} needs --data")
-    args.augment, args.name = preset, args.name or f"compare-{args.track}"
-
+    if photos and not args.start_weights:
+        parser.error(f"--track {PHOTOS} needs --start-weights")
+    args.augment = preset
+    args.sizes = list(SIZES if photos else ()) if args.sizes is None else args.sizes
+    args.rates = list(RATES if photos else ()) if args.rates is None else args.rates
+    args.amp = args.amp and (photos or args.device != "cpu")
+    args.images, args.crowds, args.photos = 0, None, None
     # folder and name alone: where the data lie on a machine is no part of the budget
     data = "/".join(Path(args.data).parts[-2:])
-    setup = {"track": args.track, "data": data, **{k: getattr(args, k) for k in ("epochs", "imgsz", "batch", "start", "augment")}}
-    setup |= {"train": TRAIN}
-    if args.device != "cpu" or args.gpu_cache:  # cached images are augmented in another way
-        setup |= {"gpu_cache": args.gpu_cache, "amp": args.amp}
-    todo = [{"model": model, "seed": seed} for seed in args.seeds for model in args.models]
+    start = "detection" if args.start_weights else None
+    args.setup = {"track": args.track, "data": data, **{k: getattr(args, k) for k in ("epochs", "imgsz", "batch")}}
+    args.setup |= {"start": start, "augment": args.augment, "train": TRAIN}
+    if args.device != "cpu" or args.gpu_cache or photos:  # cached images are augmented in another way
+        args.setup |= {"gpu_cache": args.gpu_cache, "amp": args.amp}
+    if photos:
+        lay_out(args)
+        args.setup |= {"sizes": args.sizes, "rates": args.rates, "images": args.images, "crowds": bool(args.crowds) and CROWDS}
+
+
+def complete(args: argparse.Namespace, todo: list[dict[str, Any]], parser: argparse.ArgumentParser) -> None:
+    """Make the runs that the result file lacks."""
     try:
         for who in todo:  # what lacks is said now, and not after hours
-            if not common.is_finished(args.name, setup, who):
-                interrupted(folder_of(**who, args=args), args)
-                if args.start:
-                    start_of(**who, args=args)
+            if not common.is_finished(args.name, args.setup, who):
+                start_of(who["model"], args)
+                epochs_over(folder_of(**who, args=args), {"epochs": args.epochs, "imgsz": args.imgsz, "batch": args.batch})
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    common.complete(args.name, setup, todo, lambda **who: run(**who, args=args), table, in_order)
+    made = {"table": paired_table, "extra": lambda runs: {"differences": differences(runs)}} if args.sizes else {"table": table}
+    common.complete(args.name, args.setup, todo, lambda **who: run(**who, args=args), order=in_order, **made)
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--track", required=True, choices=TRACKS)
+    parser.add_argument("--models", nargs="*", default=[OURS[0], *PEERS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--all", action="store_true", help="the table of --track coco-people and its ablation, one after the other")
+    parser.add_argument("--estimate", action="store_true", help="measure a few steps, say how long it takes, and train nothing")
+    arguments(parser)
+    args = parser.parse_args(words)
+    args.name, given = args.name or f"compare-{args.track}", argparse.Namespace(**vars(args))
+    prepare(args, parser)
+    if args.estimate:
+        print(estimate(args, args.models))
+        return
+    queue = ALL if args.all else tuple((" ".join(args.models), seed) for seed in args.seeds)
+    for models, seed in queue:
+        if models == "ablation":
+            from benchmarks.accuracy import ablation
+
+            ablation.photos(given, parser)
+            continue
+        todo: list[dict[str, Any]] = [{"model": model.rstrip("+"), "seed": seed} for model in models.split()]
+        if args.sizes:  # a table with labels
+            todo = [{**who, "label": STOCK_LOAD * ("+" in model)} for who, model in zip(todo, models.split())]
+        complete(args, todo, parser)
 
 
 if __name__ == "__main__":

@@ -373,7 +373,9 @@ class ERPoseHead(Pose):
                 refine = partial(refine_best, refinements=pose.refinement, strides=self.sizes, level=level)
         elif pose.refinement is not None:
             sampling = self.per_keypoint_sampling
-            refine = partial(refine_keypoints, refinements=pose.refinement, strides=self.sizes, per_keypoint_sampling=sampling)
+            refine = partial(
+                refine_keypoints, refinements=pose.refinement, strides=self.sizes, per_keypoint_sampling=sampling
+            )
         margins, columns = with_room(self.margins), self.kpt_shape[1]
         table = make_rows(part, centres, strides, refine, margins, self.confidence, columns, self.sigma_units).transpose(1, 2)
         if self.layout != "rows":

@@ -32,7 +32,7 @@ def test_a_flipped_person_changes_sides_and_names() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", ["", *ablation.SETTINGS, *ablation.BASELINES])
+@pytest.mark.parametrize("label", ["", *ablation.ROWS, *ablation.PARTS])
 def test_every_row_trains(label: str) -> None:
     pytest.importorskip("benchmarks.variants")
     rng = np.random.default_rng(0)

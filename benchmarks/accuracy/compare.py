@@ -18,10 +18,12 @@ The whole table and the ablation, in order of importance; what is finished is le
 
     python -m benchmarks.accuracy.compare --track coco-people --data ... --start-weights ... --cutouts ... --all
 
-Full COCO and CrowdPose. ``--estimate`` says how long a call takes, from a few measured steps, and trains nothing.
+Full COCO and CrowdPose. ``--estimate`` says how long a call takes, from a few measured steps, and trains nothing; with a number,
+of so many images (train2017 has 118,287, CrowdPose's trainval 12,000).
 
     python -m benchmarks.accuracy.compare --track coco --start-weights weights --device 0,1,2,3 --workers 8 --sizes 640
     python -m benchmarks.accuracy.compare --track crowdpose --start-weights weights --device 0,1,2,3 --workers 8 --sizes 640
+    python -m benchmarks.accuracy.compare --track coco --device 0,1,2,3 --estimate 118287
 
 Each model is trained by Ultralytics' own trainer, from random weights without --start-weights, with the same images, order,
 augmentation, optimiser and schedule (budget.py). ``erpose eval`` evaluates what is deployed: one-to-one scores where a model has
@@ -35,20 +37,22 @@ One such call leaves most of a large GPU idle; several share it under CUDA's mul
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from ultralytics import YOLO
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
+from ultralytics.data.utils import check_det_dataset
 
 from benchmarks import common
-from benchmarks.accuracy import copy_paste, paired
+from benchmarks.accuracy import paired
 from benchmarks.accuracy.budget import STAGES, STOCK_LOAD, epochs_over, marks, seconds_of, stage_file, trainer_of, without_spreads
 from benchmarks.accuracy.gpu_cache import cache_images
+from benchmarks.accuracy.photos import CROWDS, SHARE, lay_out, photos_of
 from benchmarks.common import OURS, PEERS, modes
 from erpose_yolo import ERPose, catalog
 from erpose_yolo.metrics.coco import exact_sigmas
@@ -69,10 +73,7 @@ TRACKS: dict[str, dict[str, Any]] = {
 }
 SIZES = (416, 320, 640)  # px; the first is that of all columns but AP
 RATES = (2e-3, 7e-4)
-SHORT_RUN = 0.1  # of the budget, to choose a learning rate; as much of the photos to judge it on
-CROWDS = {"images": 3000, "val_images": 300, "epochs": 3}
 FAMILIES = {"erpose-n": "yolo26n", "erpose8-n": "yolov8n", "erpose11-n": "yolo11n"}  # the backbone and neck of ours
-PARTNERS = dict(zip(PEERS, ("erpose8-n", "erpose11-n", "erpose-n")))  # whom a peer is compared with
 ALL = (("erpose8-n yolov8n-pose", 0), ("erpose-n yolo26n-pose", 0), ("ablation", 0), ("erpose8-n yolov8n-pose", 1))
 ALL += (("erpose-n yolo26n-pose", 1), ("erpose11-n yolo11n-pose", 0), ("yolov8n-pose+ yolo26n-pose+", 0))
 
@@ -111,9 +112,9 @@ def judge(weights: Path, data: str, size: int, nms: bool | None, args: argparse.
     folder = weights.parents[1] / "eval"
     options: dict[str, Any] = {} if nms is None else {"nms": nms}
     device = str(args.device).split(",", maxsplit=1)[0]
-    report = evaluate(
-        str(weights), data, imgsz=size, batch=16, device=device, workers=0, plots=False, verbose=False, save_dir=folder, **options
-    )
+    options |= {"imgsz": size, "batch": 16, "device": device, "workers": 0, "plots": False, "verbose": False, "save_dir": folder}
+    with contextlib.redirect_stdout(io.StringIO()):
+        report = evaluate(str(weights), data, **options)
     truth, info = read_truth(str(catalog.resolve_data(data)), "val", folder, {})
     sigmas = exact_sigmas(truth.keypoints.shape[1], info.get("kpt_oks_sigmas"))
     kept = paired.keep(truth, read_predictions(folder / "predictions.json", truth), sigmas)
@@ -167,7 +168,7 @@ def chosen_rate(model: str, args: argparse.Namespace) -> float:
         tried = {}
         for rate in args.rates:
             folder = args.out / args.name / "rates" / f"{model}-{rate:g}"
-            short = max(2, round(SHORT_RUN * args.epochs))
+            short = max(2, round(SHARE * args.epochs))
             last = train(folder, model, str(args.photos / "choose.yaml"), short, start_of(model, args), args, rate=rate)
             tried[f"{rate:g}"] = max(
                 judge(last, str(args.photos / "choose.yaml"), args.imgsz, nms, args)[0]["AP"] for nms in modes(model).values()
@@ -214,52 +215,6 @@ def crowds(folder: Path, model: str, seed: int, rate: float, args: argparse.Name
     return train(folder / "crowds", model, str(args.crowds), CROWDS["epochs"], start, args, seed=seed, rate=rate)
 
 
-def lay_out(args: argparse.Namespace) -> None:
-    """Make the folder of photos of a track with a choice of learning rates, and the crowds; sets what ``args`` needs of them.
-
-    Photos are links. train: all but those of whom a person is in the crowds that judge. fit and held: the same, without and
-    with every tenth one. val: that of the data YAML.
-    """
-    crowded: set[str] = set()
-    args.crowds, args.photos = None, args.out / args.name / "photos"
-    if args.cutouts:
-        settings = copy_paste.Settings(str(args.cutouts.resolve()), CROWDS["images"], CROWDS["val_images"], args.imgsz)
-        crowded = set(copy_paste.generate(args.out / args.name / "crowd-set", settings)["val"]["sources"])
-        args.crowds = args.out / args.name / "crowd-set" / "data.yaml"
-    info = check_det_dataset(args.data)
-    found = {split: photos_of(info[split]) for split in ("train", "val")}
-    used = [file for file in found["train"] if file.stem not in crowded]
-    tenth = round(1 / SHORT_RUN)
-    splits = {"train": used, "held": used[::tenth], "val": found["val"]}
-    splits["fit"] = [file for n, file in enumerate(used) if n % tenth]
-    for split, files in splits.items():
-        for kind, sources in (("images", files), ("labels", [Path(f) for f in img2label_paths([str(f) for f in files])])):
-            folder = args.photos / kind / split
-            folder.mkdir(parents=True, exist_ok=True)
-            for source in sources:
-                if source.exists() and not (folder / source.name).is_symlink():
-                    (folder / source.name).symlink_to(source.resolve())
-    keys = ("kpt_shape", "flip_idx", "kpt_oks_sigmas", "kpt_names", "skeleton", "names")
-    shared = {"path": str(args.photos.resolve()), **{key: info[key] for key in keys if key in info}}
-    for name, pair in (("data", ("train", "val")), ("choose", ("fit", "held"))):
-        text = yaml.safe_dump({**shared, "train": f"images/{pair[0]}", "val": f"images/{pair[1]}"})
-        (args.photos / f"{name}.yaml").write_text(text)
-    args.data, args.images = str(args.photos / "data.yaml"), len(used)
-
-
-def photos_of(folders: str | list[str]) -> list[Path]:
-    """Photos of a split, by name.
-
-    Raises:
-        ValueError: two of one name.
-    """
-    folders = [folders] if isinstance(folders, str) else folders
-    files = [file for folder in folders for file in Path(folder).iterdir() if file.suffix[1:].lower() in IMG_FORMATS]
-    if len({file.stem for file in files}) < len(files):
-        raise ValueError(f"{', '.join(folders)} have photos of the same name. Fix: rename them.")
-    return sorted(files, key=lambda file: file.name)
-
-
 def table(record: common.Record) -> str:
     """One row per model and mode; AP and rates in per cent."""
     rows = []
@@ -278,58 +233,6 @@ def table(record: common.Record) -> str:
     return common.markdown([*header, "AP crowded", "duplicates / 100 persons", "misses / 100 persons"], rows)
 
 
-def paired_table(record: common.Record) -> str:
-    """One row per model and mode, in per cent, means over seeds; in brackets what its partner has more, with its interval."""
-    groups, rows = common.grouped(record["runs"]), []
-    first, *others = record["setup"]["sizes"]
-    for name, of in groups.items():
-        more = record.get("differences", {}).get(name, {})
-
-        def cell(judged: str, key: str, figure: str, of: list[common.Record] = of, more: common.Record = more) -> str:
-            values = [r["judged"][judged] for r in of if judged in r["judged"]]
-            if not values:
-                return "-"
-            text = common.mean_range([v[key] if key in v else v["equal"][key] for v in values])
-            by = more.get(judged, {}).get(figure)
-            return text if by is None else f"{text} [{by[0] * 100:+.1f}: {by[1] * 100:.1f} to {by[2] * 100:.1f}]"
-
-        early = [f"{np.mean([r['curve'][i]['AP'] for r in of]) * 100:.1f}" for i in (1, 2)]
-        row = [name, len(of), *early, cell(str(first), "AP", "AP")]
-        row += [f"{np.mean([r['curve'][-1][key] for r in of]) * 100:.1f}" for key in ("AP50", "AP75")]
-        row += [cell(str(size), "AP", "AP") for size in others]
-        row += [cell(str(first), "crowded", "crowded")]
-        row += [
-            f"{np.mean([r['judged'][str(first)]['equal'][key] for r in of]) * 100:.1f}"
-            + (f" [{more[str(first)][key][0] * 100:+.1f}]" if more else "")
-            for key in ("misses", "duplicates")
-        ]
-        row += [cell("crowds", "AP", "AP")] * any("crowds" in r["judged"] for r in record["runs"])
-        rows.append([*row, f"{of[0]['lr']:g}", f"{np.mean([r['seconds per 1,000'] for r in of]):.0f}"])
-    header = ["model", "seeds", "AP at 25%", "50%", f"AP, {first} px", "AP50", "AP75", *(f"AP, {size} px" for size in others)]
-    header += ["AP of crowded photos", "misses", "duplicates"]
-    header += ["AP, crowds"] * any("crowds" in r["judged"] for r in record["runs"])
-    return common.markdown([*header, "learning rate", "s / 1,000 images"], rows)
-
-
-def partner(run: common.Record, runs: list[common.Record]) -> list[common.Record]:
-    """Runs that a run's row is compared with: the model without a label, or of ours the one with a peer's backbone and neck."""
-    model = PARTNERS.get(run["model"], run["model"])
-    return [r for r in runs if r["model"] == model and not r.get("label")] if model != run["model"] or run.get("label") else []
-
-
-def differences(runs: list[common.Record]) -> dict[str, Any]:
-    """What the partner of each row has more, by row, judgement and figure (paired.difference)."""
-    out: dict[str, Any] = {}
-    for name, of in common.grouped(runs).items():
-        others = partner(of[0], runs)
-        seeds = {r["seed"] for r in of} & {r["seed"] for r in others}
-        pairs = [[paired.read(common.RESULTS / r["kept"]) for r in some if r["seed"] in seeds] for some in (others, of)]
-        if seeds:
-            shared = [key for key in pairs[0][0] if all(key in kept for some in pairs for kept in some)]
-            out[name] = {key: paired.difference(*([kept[key] for kept in some] for some in pairs)) for key in shared}
-    return out
-
-
 def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours before the peers, seeds ascending."""
     known = {m: i for i, m in enumerate((*OURS, *PEERS))}
@@ -338,7 +241,7 @@ def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def estimate(args: argparse.Namespace, models: list[str]) -> str:
     """How long trainings take on this machine, from a few steps of each model on made-up images."""
-    images, rows = args.images or len(photos_of(check_det_dataset(args.data)["train"])), []
+    images, rows = args.estimate or args.images or len(photos_of(check_det_dataset(args.data)["train"])), []
     devices = str(args.device).split(",")
     device = devices[0] if devices[0] == "cpu" else f"cuda:{devices[0]}"
     batch = common.random_batch(args.imgsz, max(1, args.batch // len(devices)), 3)
@@ -420,7 +323,9 @@ def complete(args: argparse.Namespace, todo: list[dict[str, Any]], parser: argpa
                 epochs_over(folder_of(**who, args=args), {"epochs": args.epochs, "imgsz": args.imgsz, "batch": args.batch})
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    made = {"table": paired_table, "extra": lambda runs: {"differences": differences(runs)}} if args.sizes else {"table": table}
+    made = (
+        {"table": paired.table, "extra": lambda runs: {"differences": paired.differences(runs)}} if args.sizes else {"table": table}
+    )
     common.complete(args.name, args.setup, todo, lambda **who: run(**who, args=args), order=in_order, **made)
 
 
@@ -430,12 +335,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="*", default=[OURS[0], *PEERS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--all", action="store_true", help="the table of --track coco-people and its ablation, one after the other")
-    parser.add_argument("--estimate", action="store_true", help="measure a few steps, say how long it takes, and train nothing")
+    more = "measure a few steps, say how long it takes, and train nothing; for so many images where the data are not here"
+    parser.add_argument("--estimate", nargs="?", type=int, const=0, metavar="IMAGES", help=more)
     arguments(parser)
     args = parser.parse_args(words)
     args.name, given = args.name or f"compare-{args.track}", argparse.Namespace(**vars(args))
     prepare(args, parser)
-    if args.estimate:
+    if args.estimate is not None:
         print(estimate(args, args.models))
         return
     queue = ALL if args.all else tuple((" ".join(args.models), seed) for seed in args.seeds)

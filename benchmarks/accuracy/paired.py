@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks import common
 from benchmarks.accuracy.ap_breakdown import at_number
 from erpose_yolo.metrics.crowdpose import with_crowd_index
 from erpose_yolo.metrics.matching import AREA_RANGES, OKS_THRESHOLDS, RECALL_LEVELS, match
@@ -22,6 +24,7 @@ from erpose_yolo.metrics.truth import GroundTruth
 CROWDED = 0.2  # crowd index from which on a photo is crowded
 SHOWN = 1.0  # predictions per labelled person at which misses and duplicates are counted, equally many for all models
 DRAWS = 1000
+PARTNERS = dict(zip(common.PEERS, ("erpose8-n", "erpose11-n", "erpose-n")))  # of ours, with a peer's backbone and neck
 Kept = dict[str, np.ndarray]
 
 
@@ -144,4 +147,56 @@ def read(file: Path) -> dict[str, Kept]:
         for full in found.files:
             name, _, key = full.rpartition("/")
             out.setdefault(name, {})[key] = found[full]
+    return out
+
+
+def table(record: common.Record) -> str:
+    """One row per model and mode, in per cent, means over seeds; in brackets what its partner has more, with its interval."""
+    groups, rows = common.grouped(record["runs"]), []
+    first, *others = record["setup"]["sizes"]
+    for name, of in groups.items():
+        more = record.get("differences", {}).get(name, {})
+
+        def cell(judged: str, key: str, figure: str, of: list[common.Record] = of, more: common.Record = more) -> str:
+            values = [r["judged"][judged] for r in of if judged in r["judged"]]
+            if not values:
+                return "-"
+            text = common.mean_range([v[key] if key in v else v["equal"][key] for v in values])
+            by = more.get(judged, {}).get(figure)
+            return text if by is None else f"{text} [{by[0] * 100:+.1f}: {by[1] * 100:.1f} to {by[2] * 100:.1f}]"
+
+        early = [f"{np.mean([r['curve'][i]['AP'] for r in of]) * 100:.1f}" for i in (1, 2)]
+        row = [name, len(of), *early, cell(str(first), "AP", "AP")]
+        row += [f"{np.mean([r['curve'][-1][key] for r in of]) * 100:.1f}" for key in ("AP50", "AP75")]
+        row += [cell(str(size), "AP", "AP") for size in others]
+        row += [cell(str(first), "crowded", "crowded")]
+        row += [
+            f"{np.mean([r['judged'][str(first)]['equal'][key] for r in of]) * 100:.1f}"
+            + (f" [{more[str(first)][key][0] * 100:+.1f}]" if more else "")
+            for key in ("misses", "duplicates")
+        ]
+        row += [cell("crowds", "AP", "AP")] * any("crowds" in r["judged"] for r in record["runs"])
+        rows.append([*row, f"{of[0]['lr']:g}", f"{np.mean([r['seconds per 1,000'] for r in of]):.0f}"])
+    header = ["model", "seeds", "AP at 25%", "50%", f"AP, {first} px", "AP50", "AP75", *(f"AP, {size} px" for size in others)]
+    header += ["AP of crowded photos", "misses", "duplicates"]
+    header += ["AP, crowds"] * any("crowds" in r["judged"] for r in record["runs"])
+    return common.markdown([*header, "learning rate", "s / 1,000 images"], rows)
+
+
+def partner(run: common.Record, runs: list[common.Record]) -> list[common.Record]:
+    """Runs that a run's row is compared with: the model without a label, or of ours the one with a peer's backbone and neck."""
+    model = PARTNERS.get(run["model"], run["model"])
+    return [r for r in runs if r["model"] == model and not r.get("label")] if model != run["model"] or run.get("label") else []
+
+
+def differences(runs: list[common.Record]) -> dict[str, Any]:
+    """What the partner of each row has more, by row, judgement and figure (:func:`difference`)."""
+    out: dict[str, Any] = {}
+    for name, of in common.grouped(runs).items():
+        others = partner(of[0], runs)
+        seeds = {r["seed"] for r in of} & {r["seed"] for r in others}
+        pairs = [[read(common.RESULTS / r["kept"]) for r in some if r["seed"] in seeds] for some in (others, of)]
+        if seeds:
+            shared = [key for key in pairs[0][0] if all(key in kept for some in pairs for kept in some)]
+            out[name] = {key: difference(*([kept[key] for kept in some] for some in pairs)) for key in shared}
     return out

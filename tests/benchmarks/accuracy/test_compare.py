@@ -15,7 +15,7 @@ import torch
 from ultralytics.utils.patches import torch_load
 
 from benchmarks import common
-from benchmarks.accuracy import budget, compare, paired
+from benchmarks.accuracy import budget, compare, paired, photos
 
 FIGURES = {"AP": 0.1, "AP50": 0.2, "AP75": 0.0, "AR": 0.1, "AP_hard": 0.0, "duplicates": 0.0, "misses": 0.5}
 
@@ -110,12 +110,12 @@ def test_rows_are_compared_with_their_partner(results: Path) -> None:
     runs = [judged_run("erpose8-n", seed, good) for seed in (0, 1)]
     runs += [judged_run("yolov8n-pose", 0, poor, mode=" NMS"), judged_run("yolo26n-pose", 0, poor, mode=" one-to-one")]
     runs += [judged_run("erpose8-n", 0, poor, label="refine off"), judged_run("erpose8-n", 7, poor, label="RLE")]
-    found = compare.differences(runs)
+    found = paired.differences(runs)
     assert list(found) == ["yolov8n-pose NMS", "erpose8-n: refine off"]
     by, low, high = found["yolov8n-pose NMS"]["64"]["AP"]
     wanted = paired.figures(good)["AP"][0] - paired.figures(poor)["AP"][0]
     assert by == pytest.approx(wanted, abs=1e-4) and low < by < high and low > 0
-    lines = compare.paired_table({"setup": {"sizes": [64]}, "runs": runs, "differences": found}).splitlines()
+    lines = paired.table({"setup": {"sizes": [64]}, "runs": runs, "differences": found}).splitlines()
     assert (
         len(lines) == 7 and lines[3].startswith("| yolov8n-pose NMS | 1 |") and f"[{by * 100:+.1f}: {low * 100:.1f} to" in lines[3]
     )
@@ -124,9 +124,9 @@ def test_rows_are_compared_with_their_partner(results: Path) -> None:
 
 def test_photos_are_laid_out(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No photo of the crowds that judge is trained on; a tenth of the others is held back for the choice of a learning rate."""
-    monkeypatch.setattr(compare.copy_paste, "generate", lambda out, settings: {"val": {"sources": ["2", "5"]}})
+    monkeypatch.setattr(photos.copy_paste, "generate", lambda out, settings: {"val": {"sources": ["2", "5"]}})
     args = argparse.Namespace(out=tmp_path, name="t", cutouts=tmp_path, data=str(tiny_dataset), imgsz=64)
-    compare.lay_out(args)
+    photos.lay_out(args)
     names = {split: {f.stem for f in (args.photos / "images" / split).iterdir()} for split in ("train", "fit", "held", "val")}
     assert names["train"] == {*map(str, range(8))} - {"2", "5"} and args.images == 6
     assert names["held"] == {"0"} and names["fit"] == names["train"] - {"0"} and names["val"] == {*map(str, range(4))}

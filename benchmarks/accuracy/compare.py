@@ -323,9 +323,9 @@ def complete(args: argparse.Namespace, todo: list[dict[str, Any]], parser: argpa
                 epochs_over(folder_of(**who, args=args), {"epochs": args.epochs, "imgsz": args.imgsz, "batch": args.batch})
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    made = (
-        {"table": paired.table, "extra": lambda runs: {"differences": paired.differences(runs)}} if args.sizes else {"table": table}
-    )
+    made: dict[str, Any] = {"table": table}
+    if args.sizes:
+        made = {"table": paired.table, "extra": lambda runs: {"differences": paired.differences(runs)}}
     common.complete(args.name, args.setup, todo, lambda **who: run(**who, args=args), order=in_order, **made)
 
 

@@ -220,13 +220,22 @@ def finished(name: str, setup: dict[str, Any]) -> list[Record]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Nobody else adds to the result files of a folder meanwhile."""
-    folder.mkdir(exist_ok=True)
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Nobody else does meanwhile what asks for the same folder; yields whether that is so.
+
+    Args:
+        folder: of result files, or of a run; made if need be.
+        wait: for those who have it; else yield False where somebody has.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(descriptor)  # which unlocks
 
@@ -267,7 +276,8 @@ def complete(
         name: of the result file.
         setup: what all of its runs share.
         todo: what identifies each run.
-        run: takes the entries of one ``todo`` as keywords, and returns one record per mode in which the model is deployed.
+        run: takes the entries of one ``todo`` as keywords, and returns one record per mode in which the model is deployed; none
+            where another process makes that run.
         table: of the record {"setup", "runs"}.
         order: of the runs.
         extra: further entries of the record, from all runs.
@@ -276,6 +286,8 @@ def complete(
         if is_finished(name, setup, who):
             continue
         new = [{**who, **record, "machine": machine()} for record in run(**who)]
+        if not new:
+            continue
 
         def add(record: Record, new: list[Record] = new) -> Record:
             runs = order(record["runs"] + new)

@@ -39,8 +39,8 @@ DATA = Path(__file__).parent / "synth-walk.yaml"
 ROWS = ("heatmaps off", "refine off", "boxes on", "no size range", "plain OKS loss", "IoU assignment", "shared pose branch")
 # On photos, by what they may change.
 PARTS = (
-    "confidence is the score", "refine off", "plain OKS loss", "heatmaps off", "IoU assignment", "one-to-one only",
-    "hard score targets", "RLE",
+    "refine off", "plain OKS loss", "heatmaps off", "IoU assignment", "one-to-one only", "hard score targets", "RLE",
+    "confidence is the score",
 )  # fmt: skip
 QUARTERS = 4
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # of common.load_split

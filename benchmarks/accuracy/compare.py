@@ -28,8 +28,8 @@ of so many images (train2017 has 118,287, CrowdPose's trainval 12,000).
 Each model is trained by Ultralytics' own trainer, from random weights without --start-weights, with the same images, order,
 augmentation, optimiser and schedule (budget.py). ``erpose eval`` evaluates what is deployed: one-to-one scores where a model has
 them, box NMS where not; YOLO26 in both modes. A finished run stands in results/compare-TRACK.json and is not repeated; its
-weights are in --out. A run that was interrupted continues from its last epoch when the same command is given again. Calls with
-other --models or --seeds may run beside each other, one core each (OMP_NUM_THREADS=1).
+weights are in --out. A run that was interrupted continues from its last epoch when the same command is given again. Calls may run
+beside each other, one core each (OMP_NUM_THREADS=1), also of the same line: each run is made by one of them.
 With --gpu-cache the images are kept on the device and augmented there (gpu_cache.py): a nano outruns the loader processes.
 One such call leaves most of a large GPU idle; several share it under CUDA's multi-process service (nvidia-cuda-mps-control -d).
 """
@@ -40,6 +40,7 @@ import argparse
 import contextlib
 import io
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,19 +164,25 @@ def train(folder: Path, model: str, data: str, epochs: int, start: Path | None, 
 
 def chosen_rate(model: str, args: argparse.Namespace) -> float:
     """The better learning rate of a model; both are tried unless the result file knows them."""
-    known = common.read(args.name).get("rates", {})
-    if model not in known:
-        tried = {}
-        for rate in args.rates:
-            folder = args.out / args.name / "rates" / f"{model}-{rate:g}"
-            short = max(2, round(SHARE * args.epochs))
-            last = train(folder, model, str(args.photos / "choose.yaml"), short, start_of(model, args), args, rate=rate)
-            tried[f"{rate:g}"] = max(
-                judge(last, str(args.photos / "choose.yaml"), args.imgsz, nms, args)[0]["AP"] for nms in modes(model).values()
-            )
-        common.put(args.name, args.setup, lambda record: {"rates": {**record.get("rates", {}), model: tried}})
-        known = {model: tried}
+    with common.locked(args.out / args.name / "rates" / model):
+        known = common.read(args.name).get("rates", {})
+        if model not in known:
+            known[model] = {f"{rate:g}": tried_rate(model, rate, args) for rate in args.rates}
+            common.put(args.name, args.setup, lambda record: {"rates": {**record.get("rates", {}), model: known[model]}})
     return float(max(known[model], key=lambda rate: known[model][rate]))
+
+
+def tried_rate(model: str, rate: float, args: argparse.Namespace) -> float:
+    """AP on the photos held back after a short run on the others, of the better mode."""
+    data, epochs = str(args.photos / "choose.yaml"), max(2, round(SHARE * args.epochs))
+    last = train(args.out / args.name / "rates" / f"{model}-{rate:g}", model, data, epochs, start_of(model, args), args, rate=rate)
+    return max(judge(last, data, args.imgsz, nms, args)[0]["AP"] for nms in modes(model).values())
+
+
+def run_alone(args: argparse.Namespace, **who: Any) -> list[dict[str, Any]]:
+    """:func:`run`, unless another process makes that run or has just made it."""
+    with common.locked(folder_of(**who, args=args), wait=False) as mine:
+        return run(**who, args=args) if mine and not common.is_finished(args.name, args.setup, who) else []
 
 
 def run(model: str, seed: int, args: argparse.Namespace, label: str = "") -> list[dict[str, Any]]:
@@ -310,7 +317,8 @@ def prepare(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if args.device != "cpu" or args.gpu_cache or photos:  # cached images are augmented in another way
         args.setup |= {"gpu_cache": args.gpu_cache, "amp": args.amp}
     if photos:
-        lay_out(args)
+        with common.locked(args.out / args.name):
+            lay_out(args)
         args.setup |= {"sizes": args.sizes, "rates": args.rates, "images": args.images, "crowds": bool(args.crowds) and CROWDS}
 
 
@@ -326,7 +334,7 @@ def complete(args: argparse.Namespace, todo: list[dict[str, Any]], parser: argpa
     made: dict[str, Any] = {"table": table}
     if args.sizes:
         made = {"table": paired.table, "extra": lambda runs: {"differences": paired.differences(runs)}}
-    common.complete(args.name, args.setup, todo, lambda **who: run(**who, args=args), order=in_order, **made)
+    common.complete(args.name, args.setup, todo, partial(run_alone, args), order=in_order, **made)
 
 
 def main(words: list[str] | None = None) -> None:

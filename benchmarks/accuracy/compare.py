@@ -348,21 +348,26 @@ def main(words: list[str] | None = None) -> None:
     arguments(parser)
     args = parser.parse_args(words)
     args.name, given = args.name or f"compare-{args.track}", argparse.Namespace(**vars(args))
+    args.cutouts = args.cutouts if args.estimate is None else None
     prepare(args, parser)
     if args.estimate is not None:
         print(estimate(args, args.models))
         return
-    queue = ALL if args.all else tuple((" ".join(args.models), seed) for seed in args.seeds)
-    for models, seed in queue:
+
+    def rows(models: list[str], seed: int) -> list[dict[str, Any]]:
+        """What identifies runs; in a table with labels, a plus is one."""
+        label = {"label": ""} if args.sizes else {}
+        return [{"model": m.rstrip("+"), "seed": seed, **label, **({"label": STOCK_LOAD} if "+" in m else {})} for m in models]
+
+    if not args.all:
+        complete(args, [who for seed in args.seeds for who in rows(args.models, seed)], parser)
+    for models, seed in ALL * args.all:
         if models == "ablation":
             from benchmarks.accuracy import ablation
 
             ablation.photos(given, parser)
-            continue
-        todo: list[dict[str, Any]] = [{"model": model.rstrip("+"), "seed": seed} for model in models.split()]
-        if args.sizes:  # a table with labels
-            todo = [{**who, "label": STOCK_LOAD * ("+" in model)} for who, model in zip(todo, models.split())]
-        complete(args, todo, parser)
+        else:
+            complete(args, rows(models.split(), seed), parser)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ def finished_run(model: str, seed: int, ap: float = 0.1, mode: str = "") -> dict
 
 
 @pytest.fixture
-def call(results: Path, monkeypatch: pytest.MonkeyPatch):
+def call(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Runs the command without training; returns the seeds that the table holds."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "run", lambda model, seed, args: [finished_run(model, seed)])
 
     def main(words: str) -> list[int]:
@@ -83,7 +84,7 @@ def test_a_start_that_is_missing_is_named_first(
         return [finished_run(model, seed)]
 
     monkeypatch.setattr(compare, "run", run)
-    words = f"--track synth --start-weights {tmp_path} --seeds 0 --models erpose-n yolo11n-pose erpose11-n".split()
+    words = f"--track synth --start-weights {tmp_path} --out {tmp_path} --seeds 0 --models erpose-n yolo11n-pose erpose11-n".split()
     (tmp_path / "yolo26n-dq.pt").touch()
     with pytest.raises(SystemExit):
         compare.main(words)
@@ -91,6 +92,26 @@ def test_a_start_that_is_missing_is_named_first(
     (tmp_path / "yolo11n.pt").touch()
     compare.main(words)
     assert begun == ["yolo26n-dq.pt", "yolo11n.pt", "yolo11n.pt"]
+
+
+def test_two_calls_share_a_queue(call, results: Path, tmp_path: Path) -> None:
+    """What another process makes is left to it; what it has made meanwhile is not made again."""
+    folder = tmp_path / "runs" / "compare" / "compare-synth" / "erpose-n-1"
+    with common.locked(folder):
+        assert call("--track synth --seeds 0 1 2") == [0, 2]
+        with common.locked(folder, wait=False) as mine:
+            assert not mine
+    assert call("--track synth --seeds 0 1 2") == [0, 1, 2]
+
+
+def test_an_estimate_trains_nothing(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hours from images per second, for a data set that is not here."""
+    monkeypatch.setattr(compare, "images_per_second", lambda model, batch, device, amp: 100.0)
+    compare.main("--track coco --models erpose-n --epochs 3 --batch 8 --imgsz 64 --device 0,1 --estimate 120000".split())
+    assert "| erpose-n | 200.0 | 30 | 0.5 | 1.0 |" in capsys.readouterr().out and not list(results.iterdir())
+    monkeypatch.undo()
+    batch = common.random_batch(64, 2, 3)
+    assert 0 < compare.images_per_second("yolov8n-pose", batch, "cpu", amp=True, steps=2) < 10_000
 
 
 def judged_run(model: str, seed: int, kept: paired.Kept, **who: Any) -> dict[str, Any]:

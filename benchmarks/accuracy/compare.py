@@ -47,13 +47,12 @@ from typing import Any
 import numpy as np
 import torch
 from ultralytics import YOLO
-from ultralytics.data.utils import check_det_dataset
 
 from benchmarks import common
 from benchmarks.accuracy import paired
 from benchmarks.accuracy.budget import STAGES, STOCK_LOAD, epochs_over, marks, seconds_of, stage_file, trainer_of, without_spreads
 from benchmarks.accuracy.gpu_cache import cache_images
-from benchmarks.accuracy.photos import CROWDS, SHARE, lay_out, photos_of
+from benchmarks.accuracy.photos import CROWDS, SHARE, count, lay_out
 from benchmarks.common import OURS, PEERS, modes
 from erpose_yolo import ERPose, catalog
 from erpose_yolo.metrics.coco import exact_sigmas
@@ -208,7 +207,7 @@ def run(model: str, seed: int, args: argparse.Namespace, label: str = "") -> lis
             of = {str(first): judged[-1]} | {str(size): judge(stages[-1], args.data, size, nms, args) for size in args.sizes[1:]}
             if more:
                 of["crowds"] = judge(more, str(args.crowds), args.imgsz, nms, args)
-            record |= {"lr": rate, "seconds per 1,000": round(spent[1] * 1000 / args.images, 1)}
+            record |= {"lr": rate, "seconds per 1,000": round(spent[1] * 1000 / (args.images or count(args.data)), 1)}
             record["judged"] = {key: found for key, (found, _) in of.items()}
             record["kept"] = f"{args.name}/{folder.name}{mode.replace(' ', '-')}.npz"
             paired.write(common.RESULTS / record["kept"], {key: kept for key, (_, kept) in of.items()})
@@ -248,7 +247,7 @@ def in_order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def estimate(args: argparse.Namespace, models: list[str]) -> str:
     """How long trainings take on this machine, from a few steps of each model on made-up images."""
-    images, rows = args.estimate or args.images or len(photos_of(check_det_dataset(args.data)["train"])), []
+    images, rows = args.estimate or args.images or count(args.data), []
     devices = str(args.device).split(",")
     device = devices[0] if devices[0] == "cpu" else f"cuda:{devices[0]}"
     batch = common.random_batch(args.imgsz, max(1, args.batch // len(devices)), 3)

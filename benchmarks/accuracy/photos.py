@@ -9,6 +9,7 @@ import yaml
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
 
 from benchmarks.accuracy import copy_paste
+from erpose_yolo import catalog
 
 SHARE = 0.1  # of the photos, to judge learning rates on, and of the budget, to try one
 CROWDS = {"images": 3000, "val_images": 300, "epochs": 3}
@@ -45,6 +46,11 @@ def lay_out(args: argparse.Namespace) -> None:
         text = yaml.safe_dump({**shared, "train": f"images/{pair[0]}", "val": f"images/{pair[1]}"})
         (args.photos / f"{name}.yaml").write_text(text)
     args.data, args.images = str(args.photos / "data.yaml"), len(used)
+
+
+def count(data: str) -> int:
+    """Photos that a data set trains on."""
+    return len(photos_of(check_det_dataset(str(catalog.resolve_data(data)))["train"]))
 
 
 def photos_of(folders: str | list[str]) -> list[Path]:

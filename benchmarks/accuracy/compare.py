@@ -315,10 +315,12 @@ def prepare(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     args.setup |= {"start": start, "augment": args.augment, "train": TRAIN}
     if args.device != "cpu" or args.gpu_cache or photos:  # cached images are augmented in another way
         args.setup |= {"gpu_cache": args.gpu_cache, "amp": args.amp}
+    if args.sizes:
+        args.setup |= {"sizes": args.sizes, "rates": args.rates}
     if photos:
         with common.locked(args.out / args.name):
             lay_out(args)
-        args.setup |= {"sizes": args.sizes, "rates": args.rates, "images": args.images, "crowds": bool(args.crowds) and CROWDS}
+        args.setup |= {"images": args.images, "crowds": bool(args.crowds) and CROWDS}
 
 
 def complete(args: argparse.Namespace, todo: list[dict[str, Any]], parser: argparse.ArgumentParser) -> None:

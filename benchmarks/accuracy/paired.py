@@ -158,10 +158,11 @@ def table(record: common.Record) -> str:
         more = record.get("differences", {}).get(name, {})
 
         def cell(judged: str, key: str, figure: str, of: list[common.Record] = of, more: common.Record = more) -> str:
-            values = [r["judged"][judged] for r in of if judged in r["judged"]]
-            if not values:
+            found = [r["judged"][judged] for r in of if judged in r["judged"]]
+            values = [v[key] if key in v else v["equal"][key] for v in found]
+            if not values or min(values) < 0:  # not judged, or nobody to be found
                 return "-"
-            text = common.mean_range([v[key] if key in v else v["equal"][key] for v in values])
+            text = common.mean_range(values)
             by = more.get(judged, {}).get(figure)
             return text if by is None else f"{text} [{by[0] * 100:+.1f}: {by[1] * 100:.1f} to {by[2] * 100:.1f}]"
 

@@ -193,15 +193,18 @@ def read(name: str) -> Record:
 
 
 def save(name: str, record: Record, table: Callable[[Record], str]) -> None:
-    """Write results/NAME.json and print its table. The machine is added unless each run has its own."""
+    """Write results/NAME.json anew, with the machine, and print its table."""
+    record = {"machine": machine(), **record}
+    write(name, record)
+    print(f"{table(record)}\n\n{machines(record)}")
+
+
+def write(name: str, record: Record) -> None:
+    """Write results/NAME.json at once: another process may be reading it."""
     RESULTS.mkdir(exist_ok=True)
-    runs = record.get("runs")
-    if not (isinstance(runs, list) and runs and "machine" in runs[0]):
-        record = {"machine": machine(), **record}
     part = RESULTS / f"{name}.{os.getpid()}.part"
     part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(RESULTS / f"{name}.json")  # at once: another process may be reading it
-    print(f"{table(record)}\n\n{machines(record)}")
+    part.replace(RESULTS / f"{name}.json")
 
 
 def finished(name: str, setup: dict[str, Any]) -> list[Record]:
@@ -217,13 +220,22 @@ def finished(name: str, setup: dict[str, Any]) -> list[Record]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Nobody else adds to the result files of a folder meanwhile."""
-    folder.mkdir(exist_ok=True)
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Nobody else does meanwhile what asks for the same folder; yields whether that is so.
+
+    Args:
+        folder: of result files, or of a run; made if need be.
+        wait: for those who have it; else yield False where somebody has.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(descriptor)  # which unlocks
 
@@ -233,6 +245,22 @@ def is_finished(name: str, setup: dict[str, Any], who: dict[str, Any]) -> bool:
     return any(who.items() <= run.items() for run in finished(name, setup))
 
 
+def put(name: str, setup: dict[str, Any], entries: Callable[[Record], Record]) -> Record:
+    """Add entries to results/NAME.json, which other processes may fill as well; returns the whole record.
+
+    Args:
+        name: of the result file.
+        setup: what all of its runs share.
+        entries: given the record so far, what to add or replace.
+    """
+    with locked(RESULTS):
+        finished(name, setup)  # of the same setup
+        record = {"setup": setup, "runs": [], **read(name)}
+        record |= entries(record)
+        write(name, record)
+    return record
+
+
 def complete(
     name: str,
     setup: dict[str, Any],
@@ -240,6 +268,7 @@ def complete(
     run: Callable[..., list[Record]],
     table: Callable[[Record], str],
     order: Callable[[list[Record]], list[Record]] = list,
+    extra: Callable[[list[Record]], Record] = lambda runs: {},
 ) -> None:
     """Make the runs that results/NAME.json lacks, and save after each. Several processes may fill one file.
 
@@ -247,16 +276,25 @@ def complete(
         name: of the result file.
         setup: what all of its runs share.
         todo: what identifies each run.
-        run: takes the entries of one ``todo`` as keywords, and returns one record per mode in which the model is deployed.
+        run: takes the entries of one ``todo`` as keywords, and returns one record per mode in which the model is deployed; none
+            where another process makes that run.
         table: of the record {"setup", "runs"}.
         order: of the runs.
+        extra: further entries of the record, from all runs.
     """
     for who in TQDM(todo, desc=name, disable=False):
         if is_finished(name, setup, who):
             continue
         new = [{**who, **record, "machine": machine()} for record in run(**who)]
-        with locked(RESULTS):
-            save(name, {"setup": setup, "runs": order(finished(name, setup) + new)}, table)
+        if not new:
+            continue
+
+        def add(record: Record, new: list[Record] = new) -> Record:
+            runs = order(record["runs"] + new)
+            return {"runs": runs, **extra(runs)}
+
+        record = put(name, setup, add)
+        print(f"{table(record)}\n\n{machines(record)}")
 
 
 # --- tables ---

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import common
-from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, error_bars, graft, video
+from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, error_bars, graft, paired, video
 from benchmarks.robustness import crash, endurance, export
 from benchmarks.speed import convert, evaluate, import_cost, latency, memory, size, step
 
@@ -27,7 +27,8 @@ TABLES: dict[str, Callable[[common.Record], str]] = {
     "compare-synth": compare.table,
     "compare-synth-cpu": compare.table,
     "compare-crowd": compare.table,
-    "compare-pretrained": compare.table,
+    "compare-coco-people": paired.table,
+    "ablation-coco-people": paired.table,
     "ap-breakdown": ap_breakdown.table,
     "ablation": ablation.table,
     "video": video.table,

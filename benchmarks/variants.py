@@ -6,14 +6,20 @@ ERPose("erpose-n.yaml").train(trainer_for("IoU assignment"), data="coco-pose.yam
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import torch
 from torch import Tensor
+from ultralytics.nn.modules.block import RealNVP
 
 from erpose_yolo import ERPoseHead, ERPoseModel
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.method.boxes import decode_boxes, default_margins, derive_boxes
-from erpose_yolo.method.decode import PoseOutputs
-from erpose_yolo.method.losses import BatchContext, ERPoseLoss, Side, box_overlap, plain_oks_loss
-from erpose_yolo.method.oks import mean_over_labelled
+from erpose_yolo.method.decode import HeadOutputs, PoseOutputs
+from erpose_yolo.method.losses import BatchContext, ERPoseLoss, Side, Targets, bounded, box_overlap, plain_oks_loss
+from erpose_yolo.method.oks import mean_over_labelled, oks_error, tolerance
+from erpose_yolo.nn.network import Criterion
 
 
 class PlainOKSLoss(ERPoseLoss):
@@ -57,6 +63,45 @@ class SharedPoseHead(ERPoseHead):
         return both, both, heatmaps
 
 
+class RLELoss(ERPoseLoss):
+    """Residual log-likelihood (arXiv 2107.11291), as YOLO26 has it, in place of the smooth OKS loss; 1 - OKS stays beside it."""
+
+    flow: RealNVP
+
+    def placed_loss(self, keypoints: Tensor, log_spread: Tensor, wanted: Tensor, area: Tensor) -> Tensor:
+        sigmas, log_b = self.sigmas.to(keypoints.device), bounded(log_spread)
+        away = (keypoints - wanted[..., :2]) / (tolerance(area, sigmas) * log_b.exp())[..., None]
+        away = away.clamp(-100, 100)
+        with torch.autocast(away.device.type, enabled=False):
+            likelihood = self.flow.log_prob(away.flatten(0, 1)).view_as(log_b)
+        # of both coordinates: log b and -log flow, and the residual's log 2b and |e|; log 2 is a constant
+        loss = 4 * log_b - 2 * likelihood + away.abs().sum(-1)
+        loss = loss + self.oks_gain * plain_oks_loss(oks_error(keypoints, wanted, area, sigmas))
+        return mean_over_labelled(loss, wanted[..., 2] > 0)
+
+
+class FlowHead(ERPoseHead):
+    """With the flow that the residual log-likelihood trains along."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.flow = RealNVP()
+
+
+class HardTargets(ERPoseLoss):
+    """Scores learn who is assigned and not how good the pose is."""
+
+    score_floor = (1.0, 1.0)
+
+
+class OneToOneLoss(ERPoseLoss):
+    """No one-to-many assignment; heatmaps stay."""
+
+    def __call__(self, outputs: HeadOutputs, targets: Targets, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+        self.one2many_weight = (0.0, 0.0)
+        return super().__call__(replace(outputs, one2many=None, one2many_scores=None), targets, progress)
+
+
 class PlainOKS(ERPoseModel):
     head_class, loss_class = ScoreHead, PlainOKSLoss
 
@@ -69,7 +114,36 @@ class SharedPose(ERPoseModel):
     head_class = SharedPoseHead
 
 
-VARIANTS = {"plain OKS loss": PlainOKS, "IoU assignment": IoUAssignment, "shared pose branch": SharedPose}
+class RLE(ERPoseModel):
+    head_class, loss_class = FlowHead, RLELoss
+
+    def init_criterion(self) -> Criterion:
+        criterion = super().init_criterion()
+        criterion.loss.flow = self.model[-1].flow
+        return criterion
+
+
+class HardScores(ERPoseModel):
+    loss_class = HardTargets
+
+
+class OneToOneOnly(ERPoseModel):
+    loss_class = OneToOneLoss
+
+
+class PlainScores(ERPoseModel):
+    head_class = ScoreHead
+
+
+VARIANTS: dict[str, type[ERPoseModel]] = {
+    "plain OKS loss": PlainOKS,
+    "RLE": RLE,
+    "IoU assignment": IoUAssignment,
+    "shared pose branch": SharedPose,
+    "hard score targets": HardScores,
+    "one-to-one only": OneToOneOnly,
+    "confidence is the score": PlainScores,
+}
 
 
 def trainer_for(name: str) -> type[ERPoseTrainer]:

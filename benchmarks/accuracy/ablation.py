@@ -1,9 +1,12 @@
-"""Ablation: erpose-n with one part switched off or replaced at a time, on people who stand or walk.
+"""Ablation: erpose-n with one part switched off or replaced at a time, on people who stand or walk, or on photos.
 
     python -m benchmarks.accuracy.ablation
     python -m benchmarks.accuracy.ablation --models --only "refine off" "IoU assignment" --seeds 0
+    python -m benchmarks.accuracy.ablation --track coco-people --data coco-people/data.yaml --start-weights weights
 
-A short training without Ultralytics' trainer, the same for every model: random weights, AdamW, all training images, half of them
+On photos each row has half the budget of compare.py's table of that track, its trainer, its evaluation at several sizes and its
+intervals, the backbone and neck of yolo26n.pt to start from, and its learning rate for erpose-n. On synthetic people it is a
+short training without Ultralytics' trainer, the same for every model: random weights, AdamW, all training images, half of them
 flipped. The validation split is evaluated with what is deployed: one-to-one scores where a model has them, box NMS elsewhere,
 YOLO26 in both modes. Baselines that are no settings of the package come from variants.py. A finished run is not repeated.
 """
@@ -11,7 +14,9 @@ YOLO26 in both modes. Baselines that are no settings of the package come from va
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +26,22 @@ from ultralytics.utils import TQDM
 from ultralytics.utils.nms import non_max_suppression
 
 from benchmarks import common
+from benchmarks.accuracy.budget import SETTINGS
+from benchmarks.accuracy.compare import PHOTOS, TRACKS, arguments, complete, prepare
+from benchmarks.variants import VARIANTS
 from erpose_yolo.data.skeletons import COCO_17, flip_from_names
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.metrics.coco import from_arrays, keypoint_ap
 from erpose_yolo.metrics.crowding import measure_crowding
+from erpose_yolo.nn.network import ERPoseModel
 
 DATA = Path(__file__).parent / "synth-walk.yaml"
-SETTINGS: dict[str, dict[str, Any]] = {
-    "heatmaps off": {"heatmap_gain": 0},
-    "refine off": {"refine": False},
-    "boxes on": {"boxes": True},
-    "no size range": {"size_range": [0, 1e6]},
-}
-# of variants.py, with their settings: the plain OKS loss has the gain of Ultralytics' own training
-BASELINES: dict[str, dict[str, Any]] = {"plain OKS loss": {"pose_gain": 12}, "IoU assignment": {}, "shared pose branch": {}}
+ROWS = ("heatmaps off", "refine off", "boxes on", "no size range", "plain OKS loss", "IoU assignment", "shared pose branch")
+# On photos, by what they may change.
+PARTS = (
+    "refine off", "plain OKS loss", "heatmaps off", "IoU assignment", "one-to-one only", "hard score targets", "RLE",
+    "confidence is the score",
+)  # fmt: skip
 QUARTERS = 4
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # of common.load_split
 
@@ -71,11 +78,7 @@ def flipped(sample: Sample) -> Sample:
 
 def build(model: str, label: str, seed: int, epochs: int) -> Any:
     """A model of random weights, changed as the label of its row says; unchanged where it is empty."""
-    if label in BASELINES:
-        from benchmarks.variants import VARIANTS
-
-        return common.build(model, seed, epochs, BASELINES[label], VARIANTS[label])
-    return common.build(model, seed, epochs, SETTINGS[label] if label else None)
+    return common.build(model, seed, epochs, SETTINGS.get(label), VARIANTS.get(label, ERPoseModel))
 
 
 def run(
@@ -143,11 +146,33 @@ def table(record: common.Record) -> str:
     return common.markdown([*header, "duplicates / 100 persons", "misses / 100 persons"], rows)
 
 
+def photos(args: argparse.Namespace, parser: argparse.ArgumentParser, only: Sequence[str] = PARTS) -> None:
+    """The rows on photos, with half the budget of the comparison and the learning rate that it has chosen.
+
+    Args:
+        args: of compare.py's command line, whose budget is halved.
+        parser: for errors.
+        only: some rows.
+    """
+    rates = common.read(f"compare-{PHOTOS}").get("rates", {})
+    args.name, args.cutouts, args.epochs = f"ablation-{PHOTOS}", None, (args.epochs or TRACKS[PHOTOS]["epochs"]) // 2
+    prepare(args, parser)
+    if "erpose-n" in rates:
+        common.put(args.name, args.setup, lambda record: {"rates": {"erpose-n": rates["erpose-n"]}})
+    complete(args, [{"model": "erpose-n", "seed": 0, "label": label} for label in ("", *only)], parser)
+
+
 def main() -> None:
-    rows = (*SETTINGS, *BASELINES)
     parser = common.parser(__doc__)
+    parser.add_argument("--track", choices=("walk", PHOTOS), default="walk")
+    if parser.parse_known_args([word for word in sys.argv[1:] if word not in ("-h", "--help")])[0].track == PHOTOS:
+        parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="some rows")
+        arguments(parser)
+        args = parser.parse_args()
+        photos(args, parser, args.only)
+        return
     parser.add_argument("--models", nargs="*", default=["erpose-n", "yolo26n-pose"], help="unchanged, for comparison")
-    parser.add_argument("--only", nargs="*", choices=rows, default=rows, help="some rows")
+    parser.add_argument("--only", nargs="*", choices=ROWS, default=ROWS, help="some rows")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--images-seen", type=int, default=48000, help="in the whole training")
     parser.add_argument("--size", type=int, default=96, help="side of the input in px")

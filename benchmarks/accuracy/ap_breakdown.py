@@ -40,7 +40,7 @@ from benchmarks import common
 from benchmarks.common import modes
 from erpose_yolo import catalog
 from erpose_yolo.metrics.coco import exact_sigmas
-from erpose_yolo.metrics.crowding import measure_crowding
+from erpose_yolo.metrics.crowding import Crowding, measure_crowding
 from erpose_yolo.metrics.evaluate import evaluate, read_truth
 from erpose_yolo.metrics.matching import AREA_RANGES, accumulate, match, pair_oks
 from erpose_yolo.metrics.predictions import Predictions, from_records
@@ -112,13 +112,19 @@ def split(truth: GroundTruth, imgsz: int) -> dict[str, dict[str, np.ndarray]]:
     return out
 
 
+def at_number(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray, share: float) -> Crowding:
+    """Misses and duplicates where the best ``share`` predictions per labelled person of the whole split are shown."""
+    falling = np.sort(predictions.score)[::-1]
+    number = min(round(share * int((~truth.ignore).sum())), len(falling))
+    return measure_crowding(truth, predictions, sigmas, float(falling[number - 1]) if number else 1.0)
+
+
 def at_equal_numbers(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray) -> dict[str, dict[str, float]]:
     """Misses and duplicates per labelled person, and the score of the last prediction shown, for each of SHOWN."""
-    out, falling = {}, np.sort(predictions.score)[::-1]
+    out = {}
     for share in SHOWN:
-        number = min(round(share * int((~truth.ignore).sum())), len(falling))
-        score = float(falling[number - 1]) if number else 1.0
-        crowd = measure_crowding(truth, predictions, sigmas, score)
+        crowd = at_number(truth, predictions, sigmas, share)
+        score = float(crowd.shown.score.min()) if len(crowd.shown.score) else 1.0
         out[f"{share:g}"] = {"misses": crowd.miss_rate, "duplicates": crowd.duplicate_rate, "score": score}
     return out
 

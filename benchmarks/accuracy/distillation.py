@@ -22,7 +22,7 @@ from ultralytics.utils.patches import torch_load
 from ultralytics.utils.torch_utils import unwrap_model
 
 from benchmarks import common
-from benchmarks.accuracy.compare import SHORT, TRAIN, figures
+from benchmarks.accuracy.compare import SHORT, TRAIN, judge
 from erpose_yolo import ERPose
 from erpose_yolo.engine.distillation import DistillingCriterion, Teacher
 from erpose_yolo.engine.trainer import ERPoseTrainer
@@ -97,7 +97,7 @@ def run(model: str, label: str, seed: int, args: argparse.Namespace) -> list[dic
         )  # fmt: skip
     seconds = round(time.perf_counter() - begin)
     evaluated = argparse.Namespace(data=args.data, imgsz=args.eval_imgsz, device="cpu")
-    return [{"seconds": seconds, **figures(last, evaluated, None)}]
+    return [{"seconds": seconds, **judge(last, evaluated.data, evaluated.imgsz, None, evaluated)[0]}]
 
 
 def table(record: common.Record) -> str:

@@ -344,6 +344,21 @@ class ERPoseLoss:
             loss = loss + self.oks_gain * plain_oks_loss(error)
         return mean_over_labelled(loss, labelled)
 
+    def placed_loss(self, keypoints: Tensor, log_spread: Tensor, wanted: Tensor, area: Tensor) -> Tensor:
+        """:meth:`pose_loss` of poses in their places.
+
+        Args:
+            keypoints: (D, K, 2) pixels.
+            log_spread: (D, K).
+            wanted: (D, K, 3) pixels and visibility.
+            area: (D,) square pixels.
+
+        Returns:
+            (D,).
+        """
+        error = oks_error(keypoints, wanted, area, self.sigmas.to(keypoints.device))
+        return self.pose_loss(error, log_spread, wanted[..., 2] > 0)
+
     def pose_quality(
         self, side: Side, similarity: Tensor, keypoints: Tensor, person: Tensor, cell: Tensor, context: BatchContext
     ) -> Tensor:
@@ -430,8 +445,7 @@ class ERPoseLoss:
         weight = self._weight(pairs, len(targets.image))
         losses = []
         for keypoints, spread in predicted_poses(side, image, cell, context):
-            error = oks_error(keypoints, wanted, targets.area[pairs.person], self.sigmas.to(keypoints.device))
-            losses.append(self.pose_loss(error, spread, labelled))
+            losses.append(self.placed_loss(keypoints, spread, wanted, targets.area[pairs.person]))
         pose = losses[-1] + self.aux_loss_gain * sum(losses[:-1], torch.zeros_like(weight))
         logits = side.visibility[image, :, cell]
         visible = F.binary_cross_entropy_with_logits(logits, labelled.float(), reduction="none").mean(1)
@@ -456,8 +470,7 @@ class ERPoseLoss:
         keypoints, spread = predicted_poses(replace(one2many, refinement=None), image, pairs.cell, context)[0]
         stride = context.strides.T[pairs.cell]
         moved, wider = refine_picked(keypoints.detach(), refinement, image, context.level[pairs.cell], stride)
-        error = oks_error(moved, wanted, targets.area[pairs.person], self.sigmas.to(moved.device))
-        loss = self.pose_loss(error, spread.detach() + wider, wanted[..., 2] > 0)
+        loss = self.placed_loss(moved, spread.detach() + wider, wanted, targets.area[pairs.person])
         weight = self._weight(pairs, len(targets.image))
         return self.pose_gain * (loss * weight).sum()
 

@@ -16,14 +16,15 @@ from erpose_yolo.nn.network import load_model_yaml
 
 
 @pytest.mark.parametrize("block", [{}, {"boxes": True}], ids=str)
-@pytest.mark.parametrize("name", ["plain OKS loss", "IoU assignment", "shared pose branch"])
+@pytest.mark.parametrize("name", [*variants.VARIANTS])
 def test_every_variant_trains_the_whole_model(name: str, block: dict[str, bool]) -> None:
     torch.manual_seed(0)
     model = variants.VARIANTS[name]({**load_model_yaml("erpose-n.yaml"), "erpose": block}, verbose=False)
     model.args = {**DEFAULT_CFG_DICT, "epochs": 10}
     total, items = model.train().loss(batch_of(CROWD, 64))
     total.sum().backward()
-    assert total.isfinite().all() and [n for n, p in model.named_parameters() if p.grad is None] == []
+    unused = {n.split(".")[2] for n, p in model.named_parameters() if p.grad is None}
+    assert total.isfinite().all() and unused == ({"pose", "one2many_score"} if name == "one-to-one only" else set())
     model.eval()
     with torch.no_grad():
         assert model.loss(batch_of(CROWD, 64), model(images()))[0].isfinite().all()
@@ -38,6 +39,40 @@ def test_plain_oks_learns_no_spread() -> None:
     loss = variants.PlainOKSLoss(torch.ones(17), [8.0]).pose_loss(error, spread, torch.ones(4, 17, dtype=torch.bool))
     assert torch.allclose(loss, (1 - kernel(error)).mean(1)) and not loss.requires_grad
     assert variants.ScoreHead.confidence == "score"
+
+
+def test_rle_prefers_the_nearer_pose_and_trains_its_flow() -> None:
+    """Whatever lies where nothing is labelled."""
+    loss = variants.RLELoss(torch.full((17,), 0.05), [8.0])
+    loss.flow = variants.RealNVP()
+    wanted = torch.cat((torch.rand(1, 17, 2) * 100, torch.full((1, 17, 1), 2.0)), 2)
+    wanted[0, 3] = 0
+    near, far = ((wanted[..., :2] + away).requires_grad_() for away in (1.0, 5.0))
+    values = [loss.placed_loss(pose, torch.zeros(1, 17), wanted, torch.tensor([900.0])) for pose in (near, far)]
+    values[1].sum().backward()
+    assert values[0] < values[1] and (far.grad[0, 3] == 0).all() and (far.grad.sum(2)[0, [0, 5, 16]] > 0).all()
+    assert all(p.grad is not None for p in loss.flow.parameters())
+
+
+@pytest.mark.parametrize(("name", "hard"), [("hard score targets", True), ("RLE", False)])
+def test_hard_targets_do_not_follow_the_pose(name: str, hard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets: list[Tensor] = []
+    kind = variants.VARIANTS[name].loss_class
+    assign = kind.assign
+
+    def record(self, side_name, *args):  # type: ignore[no-untyped-def]
+        pairs = assign(self, side_name, *args)
+        targets.extend([pairs.target] * (side_name == "one2one"))
+        return pairs
+
+    monkeypatch.setattr(kind, "assign", record)
+    torch.manual_seed(0)
+    model = variants.VARIANTS[name]("erpose-n.yaml", verbose=False)
+    model.args = {**DEFAULT_CFG_DICT, "epochs": 10}
+    model.criterion = model.init_criterion()
+    model.criterion.updates = 9  # at the end, where poses have most to say
+    model.train().loss(batch_of(CROWD))
+    assert len(targets) == 1 and len(targets[0]) and bool((targets[0] == 1).all()) == hard
 
 
 def test_iou_assignment_prefers_the_better_box(monkeypatch: pytest.MonkeyPatch) -> None:

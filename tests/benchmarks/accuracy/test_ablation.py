@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import ablation
+from benchmarks import common
+from benchmarks.accuracy import ablation, budget
 
 BOX = np.array([60.0, 50.0, 30.0, 60.0])  # centre form, pixels
 
@@ -32,7 +35,7 @@ def test_a_flipped_person_changes_sides_and_names() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", ["", *ablation.SETTINGS, *ablation.BASELINES])
+@pytest.mark.parametrize("label", ["", *ablation.ROWS, *ablation.PARTS])
 def test_every_row_trains(label: str) -> None:
     pytest.importorskip("benchmarks.variants")
     rng = np.random.default_rng(0)
@@ -40,3 +43,22 @@ def test_every_row_trains(label: str) -> None:
     args = SimpleNamespace(images_seen=8, batch=2, lr=1e-3, device="cpu")
     (run,) = ablation.run("erpose-n", label, 0, args, samples, samples)
     assert run["mode"] == "" and len(run["curve"]) == 4 and all(0 <= stage["AP"] <= 1 for stage in run["curve"])
+
+
+def test_rows_on_photos_have_half_the_budget_and_the_rate_of_the_comparison(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(args: Any, parser: Any) -> None:
+        args.setup = {"epochs": args.epochs, "cutouts": args.cutouts}
+
+    done: list[dict[str, Any]] = []
+    monkeypatch.setattr(ablation, "prepare", prepare)
+    monkeypatch.setattr(ablation, "complete", lambda args, todo, parser: done.extend(todo))
+    common.put("compare-coco-people", {}, lambda record: {"rates": {"erpose-n": {"0.002": 0.2, "0.001": 0.1}, "other": {}}})
+    words = f"ablation.py --track coco-people --data d.yaml --start-weights {tmp_path} --epochs 20"
+    monkeypatch.setattr("sys.argv", words.split())
+    ablation.main()
+    assert [who["label"] for who in done] == ["", *ablation.PARTS] and {who["model"] for who in done} == {"erpose-n"}
+    record = common.read("ablation-coco-people")
+    assert record["setup"] == {"epochs": 10, "cutouts": None} and record["rates"] == {"erpose-n": {"0.002": 0.2, "0.001": 0.1}}
+    assert all(budget.trainer_of("erpose-n", label) for label in ablation.PARTS)

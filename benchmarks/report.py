@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import common
-from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, error_bars, graft, video
+from benchmarks.accuracy import ablation, compare, derived_boxes, error_bars, graft, video
 from benchmarks.robustness import crash, endurance, export
 from benchmarks.speed import convert, evaluate, import_cost, latency, memory, size, step
 
@@ -28,7 +28,6 @@ TABLES: dict[str, Callable[[common.Record], str]] = {
     "compare-synth-cpu": compare.table,
     "compare-crowd": compare.table,
     "compare-pretrained": compare.table,
-    "ap-breakdown": ap_breakdown.table,
     "ablation": ablation.table,
     "video": video.table,
     "video-trackers": video.table,
@@ -54,11 +53,6 @@ TOOLS: dict[str, tuple[str, ModuleType, str]] = {
         "Error bars of keypoints, fitted on training photos",
         error_bars,
         " judge --data coco-people.yaml --weights calibrated.pt",
-    ),
-    "distillation": (
-        "A teacher, one run each of 2,000 images: too short to rank",
-        distillation,
-        " --data coco-people/data.yaml --start yolo26n.pt --teacher yolo26n-pose.pt",
     ),
 }
 

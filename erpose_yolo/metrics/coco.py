@@ -89,24 +89,27 @@ def evaluate_coco(
     return figures
 
 
+def figure_lines(figures: Mapping[str, float], names: Sequence[str], kind: str) -> list[str]:
+    """Figures as pycocotools and xtcocotools print them.
+
+    Args:
+        figures: by name, AP or AR first.
+        names: which, in their order.
+        kind: what groups of persons or images are told apart by.
+    """
+    lines = []
+    for name in names:
+        title = "Average Precision (AP)" if name.startswith("AP") else "Average Recall    (AR)"
+        rest = name[2:].lstrip("_")
+        oks, group = (f"0.{rest}", "all") if rest.isdigit() else ("0.50:0.95", rest or "all")
+        group = {"m": "medium", "l": "large"}.get(group, group)
+        lines.append(f" {title} @[ OKS={oks:<9} | {kind}={group:>6} | maxDets={MAX_DETS:>3} ] = {figures[name]:0.3f}")
+    return lines
+
+
 def table(figures: Mapping[str, float], truth: GroundTruth) -> str:
     """The figures as pycocotools prints them, and what they stand for."""
-    rows = [
-        ("Average Precision (AP)", "0.50:0.95", "all", "AP"),
-        ("Average Precision (AP)", "0.50", "all", "AP50"),
-        ("Average Precision (AP)", "0.75", "all", "AP75"),
-        ("Average Precision (AP)", "0.50:0.95", "medium", "APm"),
-        ("Average Precision (AP)", "0.50:0.95", "large", "APl"),
-        ("Average Recall    (AR)", "0.50:0.95", "all", "AR"),
-        ("Average Recall    (AR)", "0.50", "all", "AR50"),
-        ("Average Recall    (AR)", "0.75", "all", "AR75"),
-        ("Average Recall    (AR)", "0.50:0.95", "medium", "ARm"),
-        ("Average Recall    (AR)", "0.50:0.95", "large", "ARl"),
-    ]
-    lines = [
-        f" {title} @[ OKS={oks:<9} | area={area:>6} | maxDets={MAX_DETS:>3} ] = {figures[name]:0.3f}"
-        for title, oks, area, name in rows
-    ]
+    lines = figure_lines(figures, STATS, "area")
     counted = int((~truth.ignore).sum())
     lines += [
         f" Images:  {protocol(truth)}",

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from erpose_yolo.method.sigmas import CROWDPOSE_SIGMAS
-from erpose_yolo.metrics.coco import protocol
+from erpose_yolo.metrics.coco import figure_lines, protocol
 from erpose_yolo.metrics.matching import Matches, accumulate, match
 from erpose_yolo.metrics.predictions import MAX_DETS, Predictions
 from erpose_yolo.metrics.truth import GroundTruth
@@ -106,21 +106,7 @@ def table(figures: Mapping[str, float], truth: GroundTruth, index: np.ndarray, o
     """The figures as xtcocotools prints them, and what they stand for."""
     easy, hard = int((index < EASY).sum()), int((index >= HARD).sum())
     medium = len(index) - easy - hard
-    rows = [
-        ("Average Precision (AP)", "0.50:0.95", "all", "AP"),
-        ("Average Precision (AP)", "0.50", "all", "AP50"),
-        ("Average Precision (AP)", "0.75", "all", "AP75"),
-        ("Average Recall    (AR)", "0.50:0.95", "all", "AR"),
-        ("Average Recall    (AR)", "0.50", "all", "AR50"),
-        ("Average Recall    (AR)", "0.75", "all", "AR75"),
-        ("Average Precision (AP)", "0.50:0.95", "easy", "AP_easy"),
-        ("Average Precision (AP)", "0.50:0.95", "medium", "AP_medium"),
-        ("Average Precision (AP)", "0.50:0.95", "hard", "AP_hard"),
-    ]
-    lines = [
-        f" {title} @[ OKS={oks:<9} | type={kind:>6} | maxDets={MAX_DETS:>3} ] = {figures[name]:0.3f}"
-        for title, oks, kind, name in rows
-    ]
+    lines = figure_lines(figures, STATS, "type")
     lines += [
         f" Images:  {protocol(truth)}",
         f" Crowd:   {easy:,} easy images (index below {EASY}), {medium:,} medium, {hard:,} hard (from {HARD} on); "

@@ -5,9 +5,8 @@
     erpose eval predictions=predictions.json data=coco-pose.yaml
 
 The model is run by its own validator, so its stock figures are those of ``yolo val``, with one rule for OKS sigmas
-(metrics/validation.py). Prints pycocotools' table,
-CrowdPose's where the data set is of that kind, duplicates, misses and keypoints; saves predictions.json, metrics.json and
-images.
+(metrics/exact.py). Prints pycocotools' table, CrowdPose's where the data set is of that kind, duplicates, misses and
+keypoints; saves predictions.json, metrics.json and images.
 """
 
 from __future__ import annotations
@@ -266,7 +265,6 @@ def _measure(
         plots.plot_precision_recall(accumulate(matches), images / "precision_recall.png")
         plots.plot_calibration(cost.matches, images / "calibration.png")
         plots.plot_crowding(rows, images / "crowding.png", score)
-        plots.plot_keypoints(per_keypoint, names, images / "keypoints.png")
     return report
 
 

@@ -169,7 +169,7 @@ def test_every_pose_model_has_the_figures_of_yolo_val(
     if records:
         assert report["reference"]["apart"] == 0
     names = {f.name for f in (tmp_path / "out").iterdir()}
-    assert {"precision_recall.png", "calibration.png", "crowding.png", "keypoints.png"} <= names
+    assert {"precision_recall.png", "calibration.png", "crowding.png"} <= names
 
 
 def test_a_predictions_file(oblong: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_a_predictions_file(oblong: Path, tmp_path: Path, capsys: pytest.Capture
     saved = json.loads((tmp_path / "out/metrics.json").read_text())
     assert saved["coco"] == pytest.approx(done.exact)
     assert saved["crowding"]["persons"] == 8 and saved["crowding"]["miss_rate"] < 1
-    assert not (tmp_path / "out/keypoints.png").exists()
+    assert not (tmp_path / "out/crowding.png").exists()
 
     records = json.loads(file.read_text())
     other = tmp_path / "other.json"

@@ -18,7 +18,7 @@ from types import ModuleType
 from benchmarks import common
 from benchmarks.accuracy import ablation, compare, derived_boxes, error_bars, graft, video
 from benchmarks.robustness import crash, endurance, export
-from benchmarks.speed import evaluate, import_cost, latency, memory, size, step
+from benchmarks.speed import evaluate, import_cost, latency, size, step
 
 PAGE = Path(__file__).parent / "README.md"
 HOME = "Intel(R) Xeon(R) Processor, 1 of 2 cores, torch 2.15.0+cu132"
@@ -40,7 +40,6 @@ TABLES: dict[str, Callable[[common.Record], str]] = {
 TOOLS: dict[str, tuple[str, ModuleType, str]] = {
     "crash": ("Training killed and resumed", crash, ""),
     "endurance": ("Growth of memory and open files", endurance, ""),
-    "memory": ("Extra peak memory of assignment and loss", memory, ""),
     "evaluate": ("Exact evaluation", evaluate, ""),
     "import-cost": ("The autoload file", import_cost, ""),
     "derived-boxes": (

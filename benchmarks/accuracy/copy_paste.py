@@ -8,7 +8,7 @@ in val. Labels are made anew: keypoints behind a person in front are labelled bu
 not labelled (0), boxes and areas are those of the visible pixels, as COCO's are. A person of whom too little is visible is
 not pasted at all, so no visible person lacks a label. The crowd index (erpose_yolo/metrics/crowdpose.py) is sampled evenly
 from 0 to 0.85 for each image, and the nearest of many arrangements is taken. The images are square; the same settings
-give the same bytes, and a finished set of the same settings is used again.
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import math
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -33,8 +32,6 @@ from erpose_yolo.data.skeletons import COCO_17
 from erpose_yolo.metrics.crowdpose import crowd_index
 from erpose_yolo.metrics.truth import GroundTruth
 
-MARK = "crowd.json"
-VERSION = 1  # raise when the images of a seed change, so that old sets are made anew
 TOP_INDEX = 0.85
 VISIBLE = 0.15  # least visible share of a pasted person
 FLIP = np.array(COCO_17.flip)
@@ -344,14 +341,13 @@ def load(data: Path, split: str, seed: int) -> tuple[list[Cutout], list[np.ndarr
     return cutouts, backgrounds
 
 
-def write_split(folder: Path, split: str, images: int, settings: Settings) -> dict:
-    """Images, label rows and COCO annotations of a split; returns what the set's record says of it."""
+def write_split(folder: Path, split: str, images: int, settings: Settings) -> None:
+    """Images, label rows and COCO annotations of a split."""
     cutouts, backgrounds = load(Path(settings.data), split, settings.seed)
     for kind in ("images", "labels"):
         (folder / kind / split).mkdir(parents=True)
     entries: list[dict] = []
     notes: list[dict] = []
-    start, number = time.process_time(), 0
     for n in TQDM(range(images), desc=f"{split}: crowds", unit="img"):
         rng = np.random.default_rng((settings.seed, split == "val", n))
         while True:  # rarely all but one of the best arrangement are hidden
@@ -371,55 +367,36 @@ def write_split(folder: Path, split: str, images: int, settings: Settings) -> di
             note |= {"keypoints": keypoints.ravel().tolist(), "num_keypoints": int((keypoints[:, 2] > 0).sum())}
             notes.append(note | {"bbox": [*low.tolist(), *sides.tolist()]})
         (folder / "labels" / split / f"{name}.txt").write_text("".join(lines))
-        number += len(lines)
-    seconds = time.process_time() - start
     limbs = [[a + 1, b + 1] for a, b in COCO_17.limbs]  # COCO counts from 1
     person = {"id": 1, "name": "person", "keypoints": COCO_17.names, "skeleton": limbs}
     (folder / "annotations").mkdir(exist_ok=True)
     truth = {"images": entries, "annotations": notes, "categories": [person]}
     (folder / "annotations" / f"{split}.json").write_text(json.dumps(truth))
-    counts = np.histogram([e["crowdIndex"] for e in entries], np.linspace(0, 1, 11))[0]
-    return {
-        "sources": sorted({c.source for c in cutouts}),
-        "cutouts": len(cutouts),
-        "backgrounds": len(backgrounds),
-        "persons": number,
-        "crowd index, tenths from 0": counts.tolist(),
-        "images per second of processor time": round(images / max(seconds, 1e-9), 1),
-    }
 
 
-def generate(out: Path, settings: Settings) -> dict:
-    """Make the set in ``out``, whole or not at all, unless it is there; returns its record.
+def generate(out: Path, settings: Settings) -> None:
+    """Make the set in ``out``, whole or not at all.
 
     Raises:
-        FileExistsError: ``out`` holds something else.
+        FileExistsError: ``out`` exists.
         FileNotFoundError, ValueError: the sources are of no use.
     """
-    wanted = json.loads(json.dumps({**asdict(settings), "version": VERSION}))
-    if (out / MARK).is_file():
-        made: dict = json.loads((out / MARK).read_text())
-        if made["settings"] == wanted:
-            return made
     if out.exists():
-        raise FileExistsError(f"{out} exists and is not the set of these settings. Fix: another --out, or remove it.")
+        raise FileExistsError(f"{out} exists. Fix: another --out, or remove it.")
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        record: dict = {"settings": wanted}
         for split, images in (("train", settings.images), ("val", settings.val_images)):
-            record[split] = write_split(folder, split, images, settings)
+            write_split(folder, split, images, settings)
         names = {"kpt_names": {0: list(COCO_17.names)}, "kpt_oks_sigmas": list(COCO_17.sigmas)}
         data = {"train": "images/train", "val": "images/val", "kpt_shape": [17, 3], "flip_idx": COCO_17.flip}
         truth = {split: f"annotations/{split}.json" for split in ("train", "val")}
         data |= {"annotations": truth, "names": {0: "person"}, **names, "skeleton": [list(limb) for limb in COCO_17.limbs]}
         (folder / "data.yaml").write_text(yaml.safe_dump({"path": str(out.resolve()), **data}, sort_keys=False))
-        (folder / MARK).write_text(json.dumps(record, indent=1) + "\n")
         os.chmod(folder, 0o755)
         os.rename(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return record
 
 
 def main() -> None:
@@ -437,10 +414,7 @@ def main() -> None:
         parser.error("--people takes the fewest, at least 2, and the most; --images, --val-images at least 1; --size at least 64")
     people = (args.people[0], args.people[1])
     settings = Settings(str(args.data.resolve()), args.images, args.val_images, args.size, people, args.seed)
-    record = generate(args.out, settings)
-    for split in ("train", "val"):
-        told = {key: value for key, value in record[split].items() if key != "sources"}
-        print(f"{split}: " + ", ".join(f"{key} {value}" for key, value in told.items()))
+    generate(args.out, settings)
     print(args.out / "data.yaml")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -63,7 +63,6 @@ def evaluate_coco(
     truth: GroundTruth,
     predictions: Predictions,
     sigmas: np.ndarray | Sequence[float],
-    log: Callable[[str], object] | None = print,
     matches: Sequence[Matches] | None = None,
 ) -> dict[str, float]:
     """COCO's keypoint metrics.
@@ -72,7 +71,6 @@ def evaluate_coco(
         truth: persons of the images to evaluate.
         predictions: of the same images; the best 20 of an image and class count, which is pycocotools' rule.
         sigmas: (K,) OKS sigmas.
-        log: told the table, None for silence.
         matches: those of :func:`matching.match`, where they are at hand.
 
     Returns:
@@ -83,10 +81,7 @@ def evaluate_coco(
     figures = stats_of(accumulate(matches))
     labelled = truth.with_keypoints
     part = figures if labelled.all() else stats_of(accumulate(matches, labelled))
-    figures = {**figures, "AP_labelled": part["AP"], "AR_labelled": part["AR"]}
-    if log is not None:
-        log(table(figures, truth))
-    return figures
+    return {**figures, "AP_labelled": part["AP"], "AR_labelled": part["AR"]}
 
 
 def figure_lines(figures: Mapping[str, float], names: Sequence[str], kind: str) -> list[str]:

@@ -219,7 +219,7 @@ def _measure(
     index, origin = crowdpose.with_crowd_index(truth)
 
     matches = match(truth, found, sigmas)
-    figures = coco.evaluate_coco(truth, found, sigmas, log=None, matches=matches)
+    figures = coco.evaluate_coco(truth, found, sigmas, matches)
     report: dict[str, Any] = {"coco": figures, "protocol": coco.protocol(truth), "area": truth.area_rule}
     report["sigmas"] = sigmas.tolist()
     print("\nCOCO keypoints\n" + coco.table(figures, truth))
@@ -232,6 +232,7 @@ def _measure(
     if crowd:
         print("\nCrowdPose")
         report["crowdpose"] = crowdpose.evaluate_crowdpose(truth, found, sigmas)
+        print(crowdpose.table(report["crowdpose"], truth, index, origin))
     else:
         report["by_crowd_index"] = crowdpose.by_crowding(matches, index)
 

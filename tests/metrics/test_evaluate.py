@@ -94,7 +94,7 @@ def test_rides_along_without_changing_the_stock_figures(oblong: Path, rect: bool
     # the file is complete, gives the same figures again, and pycocotools agrees
     found = read_predictions(ours.save_dir / "predictions.json", ours.truth)
     sigmas = coco.exact_sigmas(17)
-    again = coco.evaluate_coco(ours.truth, found, sigmas, log=None)
+    again = coco.evaluate_coco(ours.truth, found, sigmas)
     assert again == ours.exact == ours.metrics.exact and 0.1 < again["AP"] < 0.99
     assert {name: again[name] for name in coco.STATS} == coco.reference_evaluation(ours.truth, found, sigmas)
     assert len(found.score) == 2 * 2 * 4

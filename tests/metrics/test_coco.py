@@ -180,13 +180,13 @@ def test_a_part_is_evaluated_as_if_it_were_all() -> None:
     assert_same(coco.stats_of(accumulate(match(truth, predictions, sigmas), keep)), {n: figures[n] for n in coco.STATS})
 
 
-def test_table_states_area_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_states_area_and_protocol() -> None:
     rng = np.random.default_rng(6)
     truth = make_truth(rng, images=9)
     assert 0 < truth.with_keypoints.sum() < 9
     found = perturb(rng, truth)
     figures = coco.evaluate_coco(truth, found, coco.exact_sigmas(17))
-    out = capsys.readouterr().out
+    out = coco.table(figures, truth)
     assert f"maxDets= 20 ] = {figures['AP']:0.3f}" in out and "made up" in out
     assert "COCO's protocol" in out and f"alone: {figures['AP_labelled']:0.3f}" in out
     labelled = images_of(truth, truth.with_keypoints)

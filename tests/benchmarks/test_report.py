@@ -36,7 +36,7 @@ def change(file: Path) -> None:
     file.write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize(("name", "line"), [("size", "| erpose-* | 2.76,"), ("evaluate", " 0.22 (")])
+@pytest.mark.parametrize(("name", "line"), [("size", "| erpose-* | 2.76,"), ("evaluate", " 0.23 (")])
 def test_a_changed_result_changes_the_page(
     copied: Path, name: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

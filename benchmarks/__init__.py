@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.compare --help
 
-accuracy/    training runs and what they find: compare, ablation, ap_breakdown, video, graft, ...
-speed/       size, latency, step, memory, evaluate, convert, import_cost
+accuracy/    training runs and what they find: compare, ablation, video, graft, ...
+speed/       size, latency, step, evaluate, import_cost
 robustness/  crash, endurance, export
 results/     one JSON per table, and the plots
 report.py    renders README.md's tables from results/

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import common
-from benchmarks.accuracy import ablation, ap_breakdown, compare, derived_boxes, distillation, error_bars, graft, paired, video
+from benchmarks.accuracy import ablation, compare, derived_boxes, error_bars, graft, paired, video
 from benchmarks.robustness import crash, endurance, export
-from benchmarks.speed import convert, evaluate, import_cost, latency, memory, size, step
+from benchmarks.speed import evaluate, import_cost, latency, size, step
 
 PAGE = Path(__file__).parent / "README.md"
 HOME = "Intel(R) Xeon(R) Processor, 1 of 2 cores, torch 2.15.0+cu132"
@@ -29,7 +29,6 @@ TABLES: dict[str, Callable[[common.Record], str]] = {
     "compare-crowd": compare.table,
     "compare-coco-people": paired.table,
     "ablation-coco-people": paired.table,
-    "ap-breakdown": ap_breakdown.table,
     "ablation": ablation.table,
     "video": video.table,
     "video-trackers": video.table,
@@ -42,9 +41,7 @@ TABLES: dict[str, Callable[[common.Record], str]] = {
 TOOLS: dict[str, tuple[str, ModuleType, str]] = {
     "crash": ("Training killed and resumed", crash, ""),
     "endurance": ("Growth of memory and open files", endurance, ""),
-    "memory": ("Extra peak memory of assignment and loss", memory, ""),
     "evaluate": ("Exact evaluation", evaluate, ""),
-    "convert": ("`erpose convert coco` of a set as large as COCO's", convert, ""),
     "import-cost": ("The autoload file", import_cost, ""),
     "derived-boxes": (
         "Boxes derived from keypoints, learned ones and a peer's",
@@ -55,11 +52,6 @@ TOOLS: dict[str, tuple[str, ModuleType, str]] = {
         "Error bars of keypoints, fitted on training photos",
         error_bars,
         " judge --data coco-people.yaml --weights calibrated.pt",
-    ),
-    "distillation": (
-        "A teacher, one run each of 2,000 images: too short to rank",
-        distillation,
-        " --data coco-people/data.yaml --start yolo26n.pt --teacher yolo26n-pose.pt",
     ),
 }
 

@@ -3,7 +3,8 @@
     python -m docs.figures            # writes docs/assets/*.png and *.jpg
 
 ``photos`` shows what erpose-n.pt finds in the two photos of the ultralytics package; ``head`` is drawn from the layers of erpose-n;
-``assignment`` shows what the assigner of training does on a photo, with the poses that erpose-n.pt finds there as labels.
+``assignment`` shows what the assigner of training does on a photo, with the poses that erpose-n.pt finds there as labels; ``loss``
+the loss of one keypoint and its gradient against the distance, with the spread that is best there, to which training converges.
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ from ultralytics.utils import ASSETS
 from erpose_yolo import ERPose
 from erpose_yolo.data.skeletons import COCO_17
 from erpose_yolo.method.assigner import Candidates, alignment, one_to_many, one_to_one
-from erpose_yolo.method.losses import BatchContext, ERPoseLoss, Side, Targets
+from erpose_yolo.method.losses import (
+    MIN_LOG_SPREAD,
+    BatchContext,
+    ERPoseLoss,
+    Side,
+    Targets,
+    plain_oks_loss,
+    smooth_oks_loss,
+)
 from erpose_yolo.method.oks import object_area
 
 HOME = Path(__file__).resolve().parent / "assets"
@@ -217,6 +226,29 @@ def photos(folder: Path, height: int = 480) -> None:
     cv2.imwrite(str(folder / "photos.jpg"), np.hstack(small), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
+def loss(folder: Path, sigma: float = 0.072) -> None:
+    """Loss of one keypoint, an elbow, and its gradient against the distance, for small, medium and large persons."""
+    distance = torch.from_numpy(np.geomspace(0.05, 500, 300)).requires_grad_()
+    spreads = torch.linspace(MIN_LOG_SPREAD, 5, 400, dtype=torch.float64)[:, None]
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7), sharex=True)
+    for (high, low), (person, size) in zip(axes.T, (("small", 24.0), ("medium", 64.0), ("large", 256.0))):
+        error = (distance / (size * 2 * sigma)).square() / 2
+        best = spreads[smooth_oks_loss(error.detach(), spreads.expand(-1, len(error))).argmin(0), 0]
+        x = distance.detach()
+        for label, values, style in (("plain", plain_oks_loss(error), "C1"), ("smooth", smooth_oks_loss(error, best), "C0")):
+            (slope,) = torch.autograd.grad(values.sum(), distance, retain_graph=True)
+            high.plot(x, (values - values[0]).detach(), style, label=f"{label} OKS loss")
+            low.plot(x, slope.abs() + 1e-12, style)
+        high.set(xscale="log", title=f"{person}, {size:.0f} px", ylabel="loss above its value at the keypoint")
+        low.set(xscale="log", yscale="log", xlabel="distance, px", ylabel="|gradient|, 1/px", ylim=(1e-6, 20))
+        low.axvline(size * 2 * sigma, color="grey", lw=0.8)
+    axes[0, 0].legend()
+    figure.suptitle(f"One keypoint (sigma {sigma}); grey line: one OKS tolerance")
+    figure.tight_layout()
+    figure.savefig(folder / "loss.png", dpi=80)
+    plt.close(figure)
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HOME, help="folder (docs/assets)")
@@ -225,6 +257,7 @@ def main(words: list[str] | None = None) -> None:
     photos(folder)
     head(folder)
     assignment(folder)
+    loss(folder)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 def test_figures_are_made(tmp_path: Path) -> None:
     figures.main(["--out", str(tmp_path)])
     made = {file.name: file.stat().st_size for file in tmp_path.iterdir()}
-    assert set(made) == {"head.png", "assignment.jpg", "photos.jpg"}
+    assert set(made) == {"head.png", "assignment.jpg", "loss.png", "photos.jpg"}
     assert all(20_000 < size < 300_000 for size in made.values()), made
 
 

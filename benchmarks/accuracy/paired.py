@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
-from benchmarks.accuracy.ap_breakdown import at_number
+from erpose_yolo.metrics.crowding import Crowding, measure_crowding
 from erpose_yolo.metrics.crowdpose import with_crowd_index
 from erpose_yolo.metrics.matching import AREA_RANGES, OKS_THRESHOLDS, RECALL_LEVELS, match
 from erpose_yolo.metrics.predictions import Predictions
@@ -26,6 +26,13 @@ SHOWN = 1.0  # predictions per labelled person at which misses and duplicates ar
 DRAWS = 1000
 PARTNERS = dict(zip(common.PEERS, ("erpose8-n", "erpose11-n", "erpose-n")))  # of ours, with a peer's backbone and neck
 Kept = dict[str, np.ndarray]
+
+
+def at_number(truth: GroundTruth, predictions: Predictions, sigmas: np.ndarray, share: float) -> Crowding:
+    """Misses and duplicates where the best ``share`` predictions per labelled person of the whole split are shown."""
+    falling = np.sort(predictions.score)[::-1]
+    number = min(round(share * int((~truth.ignore).sum())), len(falling))
+    return measure_crowding(truth, predictions, sigmas, float(falling[number - 1]) if number else 1.0)
 
 
 def keep(truth: GroundTruth, found: Predictions, sigmas: np.ndarray) -> Kept:

@@ -1,1 +1,1 @@
-"""Speed: size, latency, training step, memory, and the time of tools."""
+"""Speed: size, latency, training step, and the time of tools."""

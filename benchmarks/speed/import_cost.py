@@ -31,7 +31,7 @@ def make_python(folder: Path, installed: bool) -> Path:
         code = "import sysconfig; print(sysconfig.get_path('purelib'))"
         site = Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
         (site / "_erpose_yolo.pth").write_text(f"{ROOT}\n")
-        (site / "erpose_yolo_autoload.pth").write_text((ROOT / "erpose_yolo" / "autoload.pth").read_text())
+        (site / "erpose_yolo_autoload.pth").write_text((ROOT / "erpose_yolo" / "upstream" / "autoload.pth").read_text())
     return python
 
 

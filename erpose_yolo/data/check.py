@@ -54,8 +54,6 @@ FAR = 0.5  # a visible keypoint is far from its box if farther outside than this
 FAR_HIDDEN = 2.0  # the same of a hidden keypoint, since many boxes enclose what is visible alone
 TWIN = 0.01  # two persons are one if their keypoints differ by less than this share of their extent, on average
 TWIN_KEYPOINTS = 4  # keypoints that two persons must have in common to be compared
-TALL = 0.25  # note a mirror pair whose keypoints' mean heights differ by more than this share of the box
-EVIDENCE = 30  # persons with both keypoints before that is said
 MIN_PIXELS = 10  # Ultralytics leaves smaller images out
 UNKNOWN_SIZE = (640, 640)  # px, for the labels of an image that cannot be read
 PER_KIND = 20  # findings of a kind that are printed
@@ -153,10 +151,8 @@ def check(
         if not files[split]:
             report.add("split", source.file, source.lines[split], f"{split}: no images there", "fix the split's path")
     if shape is not None:
-        heights = _Heights(shape[0])
         for split, images in files.items():
-            _check_split(source, split, images, shape, report, heights, deep, backgrounds, show)
-        _check_heights(source, shape[0], heights, report)
+            _check_split(source, split, images, shape, report, deep, backgrounds, show)
     _check_leaks(files, report)
     return report
 
@@ -294,58 +290,12 @@ def _check_flip(source: DataYaml, k: int, titles: dict[Any, list[str]], add: Any
 # -- images and labels ---------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Heights:
-    """How high keypoints lie in their boxes, which is the same for both of a mirror pair: sums (K, K) over persons.
-
-    ``total[i, j]`` sums the height of keypoint i over the persons that have keypoint j too, ``count`` counts these.
-    """
-
-    keypoints: int
-    total: Array = field(init=False)
-    count: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = np.zeros((self.keypoints, self.keypoints))
-        self.count = np.zeros((self.keypoints, self.keypoints))
-
-    def add(self, poses: Array, seen: NDArray[np.bool_]) -> None:
-        """Add persons (N, K, 3), with seen (N, K)."""
-        y = np.where(seen, poses[:, :, 1], np.nan)
-        enough = seen.sum(1) >= 3
-        if not enough.any():
-            return
-        y = y[enough]
-        low, high = np.nanmin(y, 1, keepdims=True), np.nanmax(y, 1, keepdims=True)
-        share = np.nan_to_num((y - low) / np.maximum(high - low, 1e-9))
-        mask = seen[enough].astype(float)
-        self.total += share.T @ mask
-        self.count += mask.T @ mask
-
-
-def _check_heights(source: DataYaml, k: int, heights: _Heights, report: Report) -> None:
-    """Note mirror pairs that lie at different heights: a hint for data without names."""
-    flip = source.data.get("flip_idx")
-    if not isinstance(flip, list) or len(flip) != k or sorted(map(str, flip)) != sorted(map(str, range(k))):
-        return
-    mean = heights.total / np.maximum(heights.count, 1)
-    for i, j in enumerate(flip):
-        if i < j and heights.count[i, j] >= EVIDENCE and abs(mean[i, j] - mean[j, i]) > TALL:
-            what = (
-                f"flip_idx pairs keypoints {i} and {j}, but in {heights.count[i, j]:.0f} persons one lies at {mean[i, j]:.0%} and "
-                f"the other at {mean[j, i]:.0%} of the height from the top"
-            )
-            fix = "check flip_idx; left and right of a pair lie equally high on average"
-            report.add("flip_idx", source.file, source.lines["flip_idx"], what, fix, error=False)
-
-
 def _check_split(
     source: DataYaml,
     split: str,
     images: list[Path],
     shape: tuple[int, int],
     report: Report,
-    heights: _Heights,
     deep: bool,
     backgrounds: bool,
     show: int,
@@ -380,7 +330,6 @@ def _check_split(
         box_free, with_box = box_free + int(free.sum()), with_box + int((~free).sum())
         first_free = first_free or (label if free.any() else None)
         without_keypoints += [(label, int(line)) for line in rows.lines[~seen.any(1)]]
-        heights.add(poses, seen)
         if show and size is not None:
             _remember(report, image, poses, seen, size, show)
     if without_keypoints:

@@ -20,6 +20,8 @@ from ultralytics.utils.plotting import Annotator, colors
 from erpose_yolo.data.painting import draw_circles, draw_skeleton
 
 LIMB_CONFIDENCE = 0.25  # visibility below which Ultralytics draws neither a keypoint nor its limbs
+SHOWN = 0.25  # least score of a prediction in a grid
+MOST, LONGEST = 16, 1920  # images in a grid, and its longest side in pixels
 
 
 def plot_skeletons(
@@ -28,10 +30,7 @@ def plot_skeletons(
     file: Path,
     limbs: Sequence[tuple[int, int]],
     persons: dict[str, Any] | None = None,
-    min_score: float = 0.25,
     on_plot: Callable[[Path], None] | None = None,
-    max_images: int = 16,
-    max_size: int = 1920,
 ) -> None:
     """Save a grid of a batch with its persons drawn.
 
@@ -41,16 +40,13 @@ def plot_skeletons(
         file: where the image goes.
         limbs: pairs of keypoint indices (data.skeletons.limbs_of).
         persons: predictions with ``keypoints`` (N, K, D) in pixels, ``conf`` (N,) and ``batch_idx`` (N,).
-        min_score: predictions below it are not drawn.
         on_plot: told of the saved file.
-        max_images: most images in the grid.
-        max_size: longest side of the grid in pixels.
     """
-    images = batch["img"][:max_images].detach().float().cpu().numpy()
+    images = batch["img"][:MOST].detach().float().cpu().numpy()
     images = images * 255 if images.max(initial=0) <= 1 else images
     n, c, h, w = images.shape
     side = math.ceil(math.sqrt(n))
-    scale = min(max_size / (side * max(h, w)), max(1.0, 320 / max(h, w)))  # small inputs are drawn larger
+    scale = min(LONGEST / (side * max(h, w)), max(1.0, 320 / max(h, w)))  # small inputs are drawn larger
     th, tw = max(1, round(h * scale)), max(1, round(w * scale))
     grid = np.full((side * th, side * tw, 3), 255, np.uint8)
 
@@ -67,7 +63,7 @@ def plot_skeletons(
         tile = cv2.resize(tile, (tw, th), interpolation=cv2.INTER_AREA)[..., ::-1].copy()
         annotator = Annotator(tile, line_width=max(1, round(min(tw, th) / 250)))
         for count, j in enumerate(np.flatnonzero(image_of == i)):
-            if scores is not None and scores[j] < min_score:
+            if scores is not None and scores[j] < SHOWN:
                 continue
             colour = colors(count, True)
             visible = keypoints[j, :, 2] if keypoints.shape[2] == 3 else np.full(keypoints.shape[1], 2.0)

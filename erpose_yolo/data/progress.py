@@ -17,21 +17,19 @@ class Progress:
 
     Args:
         title: what is done.
-        total: number of steps; 0 where unknown.
-        unit: printed after the count.
-        scale: steps per unit.
+        total: number of steps.
     """
 
-    def __init__(self, title: str, total: float, unit: str = "", scale: float = 1) -> None:
-        self.title, self.total, self.unit, self.scale = title, total, unit, scale
-        self.done = 0.0
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total = title, total
+        self.done = 0
         self._start = time.monotonic()
         self._next = 0.0
         self._shown = sys.stderr.isatty()
 
-    def add(self, steps: float = 1) -> None:
-        """Count steps, and draw at most ten times a second."""
-        self.done += steps
+    def add(self) -> None:
+        """Count a step, and draw at most ten times a second."""
+        self.done += 1
         if self._shown and time.monotonic() >= self._next:
             self._draw()
 
@@ -56,5 +54,5 @@ class Progress:
         self._next = now + 0.1
         share = min(1.0, self.done / self.total) if self.total else 0.0
         bar = "━" * round(24 * share) + "─" * (24 - round(24 * share))
-        count = f"{self.done / self.scale:.0f}/{self.total / self.scale:.0f}{self.unit}"
+        count = f"{self.done}/{self.total}"
         print(f"\r{self.title} {bar} {share:4.0%} {count} {now - self._start:.0f}s ", end="", file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -63,7 +63,6 @@ def evaluate_coco(
     truth: GroundTruth,
     predictions: Predictions,
     sigmas: np.ndarray | Sequence[float],
-    log: Callable[[str], object] | None = print,
     matches: Sequence[Matches] | None = None,
 ) -> dict[str, float]:
     """COCO's keypoint metrics.
@@ -72,7 +71,6 @@ def evaluate_coco(
         truth: persons of the images to evaluate.
         predictions: of the same images; the best 20 of an image and class count, which is pycocotools' rule.
         sigmas: (K,) OKS sigmas.
-        log: told the table, None for silence.
         matches: those of :func:`matching.match`, where they are at hand.
 
     Returns:
@@ -83,30 +81,30 @@ def evaluate_coco(
     figures = stats_of(accumulate(matches))
     labelled = truth.with_keypoints
     part = figures if labelled.all() else stats_of(accumulate(matches, labelled))
-    figures = {**figures, "AP_labelled": part["AP"], "AR_labelled": part["AR"]}
-    if log is not None:
-        log(table(figures, truth))
-    return figures
+    return {**figures, "AP_labelled": part["AP"], "AR_labelled": part["AR"]}
+
+
+def figure_lines(figures: Mapping[str, float], names: Sequence[str], kind: str) -> list[str]:
+    """Figures as pycocotools and xtcocotools print them.
+
+    Args:
+        figures: by name, AP or AR first.
+        names: which, in their order.
+        kind: what groups of persons or images are told apart by.
+    """
+    lines = []
+    for name in names:
+        title = "Average Precision (AP)" if name.startswith("AP") else "Average Recall    (AR)"
+        rest = name[2:].lstrip("_")
+        oks, group = (f"0.{rest}", "all") if rest.isdigit() else ("0.50:0.95", rest or "all")
+        group = {"m": "medium", "l": "large"}.get(group, group)
+        lines.append(f" {title} @[ OKS={oks:<9} | {kind}={group:>6} | maxDets={MAX_DETS:>3} ] = {figures[name]:0.3f}")
+    return lines
 
 
 def table(figures: Mapping[str, float], truth: GroundTruth) -> str:
     """The figures as pycocotools prints them, and what they stand for."""
-    rows = [
-        ("Average Precision (AP)", "0.50:0.95", "all", "AP"),
-        ("Average Precision (AP)", "0.50", "all", "AP50"),
-        ("Average Precision (AP)", "0.75", "all", "AP75"),
-        ("Average Precision (AP)", "0.50:0.95", "medium", "APm"),
-        ("Average Precision (AP)", "0.50:0.95", "large", "APl"),
-        ("Average Recall    (AR)", "0.50:0.95", "all", "AR"),
-        ("Average Recall    (AR)", "0.50", "all", "AR50"),
-        ("Average Recall    (AR)", "0.75", "all", "AR75"),
-        ("Average Recall    (AR)", "0.50:0.95", "medium", "ARm"),
-        ("Average Recall    (AR)", "0.50:0.95", "large", "ARl"),
-    ]
-    lines = [
-        f" {title} @[ OKS={oks:<9} | area={area:>6} | maxDets={MAX_DETS:>3} ] = {figures[name]:0.3f}"
-        for title, oks, area, name in rows
-    ]
+    lines = figure_lines(figures, STATS, "area")
     counted = int((~truth.ignore).sum())
     lines += [
         f" Images:  {protocol(truth)}",

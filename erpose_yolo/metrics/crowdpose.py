@@ -7,13 +7,13 @@ ignored even if occluded keypoints (1) are labelled; the area is 0.53 of the box
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from erpose_yolo.method.sigmas import CROWDPOSE_SIGMAS
-from erpose_yolo.metrics.coco import protocol
+from erpose_yolo.metrics.coco import figure_lines, protocol
 from erpose_yolo.metrics.matching import Matches, accumulate, match
 from erpose_yolo.metrics.predictions import MAX_DETS, Predictions
 from erpose_yolo.metrics.truth import GroundTruth
@@ -74,7 +74,6 @@ def evaluate_crowdpose(
     truth: GroundTruth,
     predictions: Predictions,
     sigmas: np.ndarray | Sequence[float] = CROWDPOSE_SIGMAS,
-    log: Callable[[str], object] | None = print,
 ) -> dict[str, float]:
     """CrowdPose's metrics.
 
@@ -82,7 +81,6 @@ def evaluate_crowdpose(
         truth: persons of the images to evaluate.
         predictions: of the same images; the best 20 of an image count. One without any visible keypoint is dropped.
         sigmas: (K,) OKS sigmas, CrowdPose's own by default.
-        log: told the table, None for silence.
 
     Returns:
         AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium, AP_hard; -1 where undefined.
@@ -91,36 +89,18 @@ def evaluate_crowdpose(
     predictions = predictions.select(np.asarray((predictions.keypoints[..., 2] > 0).any(1)))
     matches = match(truth, predictions, np.asarray(sigmas))
     curves = accumulate(matches)
-    index, origin = with_crowd_index(truth)
     values = (
         curves.ap(), curves.ap(threshold=0), curves.ap(threshold=5),
         curves.ar(), curves.ar(threshold=0), curves.ar(threshold=5),
     )  # fmt: skip
-    figures = {**dict(zip(STATS, values)), **by_crowding(matches, index)}
-    if log is not None:
-        log(table(figures, truth, index, origin))
-    return figures
+    return {**dict(zip(STATS, values)), **by_crowding(matches, with_crowd_index(truth)[0])}
 
 
 def table(figures: Mapping[str, float], truth: GroundTruth, index: np.ndarray, origin: str) -> str:
     """The figures as xtcocotools prints them, and what they stand for."""
     easy, hard = int((index < EASY).sum()), int((index >= HARD).sum())
     medium = len(index) - easy - hard
-    rows = [
-        ("Average Precision (AP)", "0.50:0.95", "all", "AP"),
-        ("Average Precision (AP)", "0.50", "all", "AP50"),
-        ("Average Precision (AP)", "0.75", "all", "AP75"),
-        ("Average Recall    (AR)", "0.50:0.95", "all", "AR"),
-        ("Average Recall    (AR)", "0.50", "all", "AR50"),
-        ("Average Recall    (AR)", "0.75", "all", "AR75"),
-        ("Average Precision (AP)", "0.50:0.95", "easy", "AP_easy"),
-        ("Average Precision (AP)", "0.50:0.95", "medium", "AP_medium"),
-        ("Average Precision (AP)", "0.50:0.95", "hard", "AP_hard"),
-    ]
-    lines = [
-        f" {title} @[ OKS={oks:<9} | type={kind:>6} | maxDets={MAX_DETS:>3} ] = {figures[name]:0.3f}"
-        for title, oks, kind, name in rows
-    ]
+    lines = figure_lines(figures, STATS, "type")
     lines += [
         f" Images:  {protocol(truth)}",
         f" Crowd:   {easy:,} easy images (index below {EASY}), {medium:,} medium, {hard:,} hard (from {HARD} on); "

@@ -5,9 +5,8 @@
     erpose eval predictions=predictions.json data=coco-pose.yaml
 
 The model is run by its own validator, so its stock figures are those of ``yolo val``, with one rule for OKS sigmas
-(metrics/validation.py). Prints pycocotools' table,
-CrowdPose's where the data set is of that kind, duplicates, misses and keypoints; saves predictions.json, metrics.json and
-images.
+(metrics/exact.py). Prints pycocotools' table, CrowdPose's where the data set is of that kind, duplicates, misses and
+keypoints; saves predictions.json, metrics.json and images.
 """
 
 from __future__ import annotations
@@ -220,7 +219,7 @@ def _measure(
     index, origin = crowdpose.with_crowd_index(truth)
 
     matches = match(truth, found, sigmas)
-    figures = coco.evaluate_coco(truth, found, sigmas, log=None, matches=matches)
+    figures = coco.evaluate_coco(truth, found, sigmas, matches)
     report: dict[str, Any] = {"coco": figures, "protocol": coco.protocol(truth), "area": truth.area_rule}
     report["sigmas"] = sigmas.tolist()
     print("\nCOCO keypoints\n" + coco.table(figures, truth))
@@ -233,6 +232,7 @@ def _measure(
     if crowd:
         print("\nCrowdPose")
         report["crowdpose"] = crowdpose.evaluate_crowdpose(truth, found, sigmas)
+        print(crowdpose.table(report["crowdpose"], truth, index, origin))
     else:
         report["by_crowd_index"] = crowdpose.by_crowding(matches, index)
 
@@ -266,7 +266,6 @@ def _measure(
         plots.plot_precision_recall(accumulate(matches), images / "precision_recall.png")
         plots.plot_calibration(cost.matches, images / "calibration.png")
         plots.plot_crowding(rows, images / "crowding.png", score)
-        plots.plot_keypoints(per_keypoint, names, images / "keypoints.png")
     return report
 
 

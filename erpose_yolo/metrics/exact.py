@@ -117,7 +117,7 @@ class ExactPose:
             self.truth = from_labels(this.dataloader.dataset.labels, this.data["names"], self.collected.shapes)
         self.truth.check_sizes(self.collected.shapes)
         sigmas = coco.exact_sigmas(self.truth.keypoints.shape[1], this.data.get("kpt_oks_sigmas"))
-        self.exact = coco.evaluate_coco(self.truth, self.collected.predictions(self.truth), sigmas, log=None)
+        self.exact = coco.evaluate_coco(self.truth, self.collected.predictions(self.truth), sigmas)
         this.metrics.exact = self.exact
         if not this.training:
             write_json(Path(this.save_dir) / "predictions.json", self.collected.records(self.truth))

@@ -1,4 +1,4 @@
-"""Images of an evaluation: precision-recall, calibration of the score, crowding, keypoints.
+"""Images of an evaluation: precision-recall, calibration of the score, crowding.
 
 matplotlib is imported when an image is drawn, and its Agg canvas is used directly: no window system, no global state
 of pyplot.
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from erpose_yolo.files import written_whole
-from erpose_yolo.metrics.keypoints import KeypointFigures
 from erpose_yolo.metrics.matching import OKS_THRESHOLDS, RECALL_LEVELS, Curves, Matches
 
 _GRID = {"color": "0.9", "linewidth": 0.8}
@@ -130,32 +129,4 @@ def plot_crowding(rows: Sequence[dict[str, float]], file: Path, score: float) ->
     top = max((max(row["duplicate_rate"], row["miss_rate"]) for row in rows), default=0)
     axes.set_ylim(0, max(top * 1.2, 0.05))
     axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
-    return _save(figure, file)
-
-
-def plot_keypoints(figures: KeypointFigures, names: Sequence[str], file: Path) -> Path:
-    """OKS and PCK of each keypoint as bars.
-
-    Args:
-        figures: of K keypoints.
-        names: of the keypoints.
-        file: image to write.
-    """
-    k = len(names)
-    figure = _figure(6, 1.4 + 0.26 * k)
-    left, right = figure.subplots(1, 2, sharey=True)
-    place = np.arange(k)
-    _axes(left, "OKS (persons that were found)", "mean similarity", "")
-    left.barh(place, np.nan_to_num(figures.oks), color=_BLUE, height=0.7)
-    _axes(right, "PCK (all persons)", "share of keypoints", "")
-    shades = np.linspace(0.35, 1, len(figures.shares))
-    for s in reversed(range(len(figures.shares))):  # the widest share behind
-        label = f"within {figures.shares[s]:g} of the box's long side"
-        right.barh(place, np.nan_to_num(figures.pck[s]), color=_GREEN, alpha=1.35 - shades[s], height=0.7, label=label)
-    left.set_yticks(place, names, fontsize=8)
-    left.set_ylim(k - 0.4, -0.6)
-    for axes in (left, right):
-        axes.set_xlim(0, 1)
-        axes.grid(False, axis="y")
-    figure.legend(fontsize=7, frameon=False, loc="outside lower right", ncols=len(figures.shares))
     return _save(figure, file)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from erpose_yolo.data.coco_json import read_json
 from erpose_yolo.files import written_whole
-from erpose_yolo.metrics.truth import GroundTruth, read_json
+from erpose_yolo.metrics.truth import GroundTruth
 
 MAX_DETS = 20  # pycocotools' Params.maxDets for keypoints: the best 20 of an image and category count
 KEEP_SCORE = 0.05  # beyond those, predictions from this score on are kept: duplicates are counted among all of them

@@ -5,7 +5,6 @@ Shapes: I images, N persons, K keypoints. Coordinates are pixels of the original
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from erpose_yolo.data.coco_json import read_json
 from erpose_yolo.method.oks import BOX_FILL, MIN_AREA, MIN_ASPECT, object_area
 
 AREA_OF_ANNOTATIONS = "segment area of the annotations"
@@ -150,36 +150,6 @@ class _Names:
         if i < 0 and required:
             raise ValueError(f"Image '{file}' is not in {source}. Is this the annotation file of the same split?")
         return i
-
-
-def read_json(file: str | Path) -> Any:
-    """Read a JSON file of annotations or results.
-
-    Segments are dropped and keypoints become arrays while the file is being parsed: the 262,000 annotations of COCO's
-    training set would fill several GiB otherwise.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: truncated or no JSON; the file and the position are named.
-    """
-
-    def slim(entry: dict[str, Any]) -> dict[str, Any]:
-        entry.pop("segmentation", None)
-        points = entry.get("keypoints")
-        if isinstance(points, list) and points and not isinstance(points[0], str):  # categories list keypoint names
-            try:
-                entry["keypoints"] = np.asarray(points, np.float64)
-            except (TypeError, ValueError):
-                pass  # reported with the annotation's id by who reads it
-        return entry
-
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"'{path}' does not exist.")
-    try:
-        return json.loads(path.read_bytes(), object_hook=slim)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is truncated or not JSON: {error}") from error
 
 
 def find_annotations(data: Mapping[str, Any], split: str) -> Path | None:

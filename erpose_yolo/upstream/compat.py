@@ -42,245 +42,204 @@ class UpstreamContract(NamedTuple):
     breaks: str
 
 
-CONTRACTS = (
-    # the one patch
-    UpstreamContract(
-        "ultralytics.models.yolo.model:YOLO.__init__",
-        "(self, model, /, task=None, verbose=False)",
-        "replaced, see install(): stock commands and YOLO(...) offer no way to register a model family",
+# By module: name, shape and what breaks. The first one is the patch.
+TOUCHED: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "ultralytics.models.yolo.model": (
+        (
+            "YOLO.__init__",
+            "(self, model, /, task=None, verbose=False)",
+            "replaced, see install(): stock commands and YOLO(...) offer no way to register a model family",
+        ),
+        (
+            "YOLO.__init__",
+            "uses __class__ __dict__",
+            "it changes the class of what it makes, for RT-DETR; if not, do its callers still expect that of us?",
+        ),
     ),
-    UpstreamContract(
-        "ultralytics.models.yolo.model:YOLO.__init__",
-        "uses __class__ __dict__",
-        "it changes the class of what it makes, for RT-DETR; if not, do its callers still expect that of us?",
+    "ultralytics.cfg": (
+        ("entrypoint", "", "the erpose command runs stock commands with it"),
+        ("merge_equals_args", "(args, /)", "the erpose command looks at each word"),
+        ("check_dict_alignment", "(base, custom, /)", "unknown arguments are refused in one sentence"),
+        ("get_save_dir", "(args, /)", "folder of erpose eval"),
+        ("parse_key_value_pair", "(pair, /)", "arguments of erpose eval and erpose label"),
     ),
-    UpstreamContract(
-        "ultralytics.nn.backends.base:BaseBackend.read_metadata",
-        "(file, /)",
-        "tells an export of ours from a stock one without its runtime",
+    "ultralytics.data.base": (
+        ("BaseDataset.load_image", "uses buffer", "exact resume: the images that mosaic draws from"),
+        ("BaseDataset.__init__", "uses cv2_flag", "our reader decodes images as training will"),
+        ("BaseDataset.set_rectangle", "uses labels shape", "rect=: labels keep their shape for the margins"),
+        (
+            "BaseDataset.__init__",
+            "(self, img_path, imgsz, cache, augment, hyp, prefix, rect, batch_size, stride, pad, single_cls, classes, fraction)",
+            "build_dataset passes these",
+        ),
     ),
-    UpstreamContract(
-        "ultralytics.nn.backends.base:BaseBackend.apply_metadata",
-        "uses setattr",
-        "what marks an export for predictor and validator (its units) becomes an attribute of the backend",
+    "ultralytics.data.build": (("InfiniteDataLoader.reset", "(self, /)", "each epoch draws its order from its own seed"),),
+    "ultralytics.data.dataset": (
+        ("YOLODataset.cache_labels", "uses verify_args", "our reader of box-free rows comes in there"),
+        ("YOLODataset.get_labels", "uses get_cache_hash", "keeps stock label caches and ours apart"),
     ),
-    UpstreamContract("ultralytics.utils:SAFE_LOAD", "", "then our classes must be registered before any .pt is read"),
-    UpstreamContract(
-        "ultralytics.nn.tasks:torch_safe_load", "(weight, /, safe_only=None)", "restricted loading of our checkpoints"
+    "ultralytics.data.loaders": (
+        ("LoadStreams.__init__", "uses sources fps", "tables name streams; their frame rates"),
+        ("LoadImagesAndVideos._new_video", "uses fps", "smooth=True and smooth=offline"),
     ),
-    # building: ERPose, ERPoseModel, ERPoseHead
-    UpstreamContract(
-        "ultralytics.engine.model:Model._new",
-        "(self, cfg, /, task=None, verbose=False)",
-        "ERPose._new builds our model from a YAML; without it parse_model fails on ERPoseHead",
+    "ultralytics.data.utils": (
+        ("check_image", "(im_file, /)", "our reader checks images with it"),
+        ("get_hash", "(paths, /)", "hash of our label caches"),
+        ("get_split_fraction", "(fraction, split, /)", "honours fraction="),
+        ("check_det_dataset", "(dataset, /, split='')", "erpose eval reads data YAMLs"),
     ),
-    UpstreamContract(
-        "ultralytics.engine.model:Model._load",
-        "(self, weights, /, task=None)",
-        "ERPose._load refuses files of other models with a reason",
+    "ultralytics.engine.exporter": (
+        (
+            "Exporter.__call__",
+            "uses on_export_start model im metadata output_shape imgsz file quantize end2end",
+            "exporter.prepare fits model, input and metadata to the format at that callback",
+        ),
     ),
-    UpstreamContract("ultralytics.engine.model:Model.__init__", "uses _new _load", "see these two"),
-    UpstreamContract(
-        "ultralytics.engine.model:Model._smart_load", "uses task_map", "our trainer, validator and predictor are found by it"
+    "ultralytics.engine.model": (
+        (
+            "Model._new",
+            "(self, cfg, /, task=None, verbose=False)",
+            "ERPose._new builds our model from a YAML; without it parse_model fails on ERPoseHead",
+        ),
+        ("Model._load", "(self, weights, /, task=None)", "ERPose._load refuses files of other models with a reason"),
+        ("Model.__init__", "uses _new _load", "see these two"),
+        ("Model._smart_load", "uses task_map", "our trainer, validator and predictor are found by it"),
+        ("Model.predict", "(self, source=None, stream=False, predictor=None)", "slices bring another"),
     ),
-    UpstreamContract(
-        "ultralytics.nn.tasks:PoseModel.__init__",
-        "(self, cfg, ch=3, nc=None, data_kpt_shape=(None, None), verbose=True)",
-        "ERPoseModel builds a stock model and changes its head",
+    "ultralytics.engine.predictor": (
+        (
+            "BasePredictor.stream_inference",
+            "uses batch preprocess inference postprocess results write_results on_predict_postprocess_end",
+            "sliced prediction replaces what lies between loading and saving; smoothing steps in behind the trackers",
+        ),
+        ("BasePredictor.write_results", "(self, i, p, im, s, /)", "counts views in the log"),
+        ("BasePredictor.write_results", "uses plot save_txt", "error bars in what predict saves"),
+        (
+            "BasePredictor.stream_inference",
+            "uses results run_callbacks on_predict_start on_predict_postprocess_end on_predict_batch_end on_predict_end",
+            "tells of a run without identities: looks at results after the tracker, which works at the second of these",
+        ),
     ),
-    UpstreamContract(
-        "ultralytics.nn.tasks:DetectionModel.__init__", "uses stride bias_init", "our head takes over the placeholder's strides"
+    "ultralytics.engine.results": (
+        (
+            "Results.plot",
+            "(self, /, kpt_line, show, save, filename, pil, line_width, color_mode)",
+            "limbs of other skeletons than COCO's are drawn on what it returns",
+        ),
+        ("Results.new", "(self, /)", "results that are indexed or moved keep their limbs"),
+        ("Results._apply", "uses _keys new", "results that are indexed or moved keep their error bars"),
+        ("Results.save_txt", "(self, txt_file, save_conf=False, /)", "error bars follow what it writes"),
+        ("Results.summary", "(self, normalize=False, decimals=5, /)", "error bars are added to it"),
+        ("Results.to_df", "uses summary", "tables of results have error bars"),
     ),
-    UpstreamContract(
-        "ultralytics.nn.modules:Pose.__init__", "uses cv4", "the neck's widths are read off this branch of the placeholder"
+    "ultralytics.engine.trainer": (
+        ("BaseTrainer._do_train", "uses criterion update", "counts epochs for our loss schedules"),
+        (
+            "BaseTrainer.resume_training",
+            "uses criterion init_criterion updates update",
+            "sets the epoch of our loss schedules when a run is resumed",
+        ),
+        (
+            "BaseTrainer.build_optimizer",
+            "uses cv3 one2one_cv3",
+            "our head answers to these names for the learning rate of its scores",
+        ),
+        (
+            "BaseTrainer._setup_train",
+            "uses _build_train_pipeline",
+            "box margins are fitted when it has made the loaders; else derived boxes keep default margins",
+        ),
+        (
+            "BaseTrainer._setup_train",
+            "uses setup_model set_model_attributes distill_model",
+            "a teacher is loaded in the second of these, and the stock wrapper of student and teacher kept off",
+        ),
+        ("BaseTrainer._build_train_pipeline", "uses train_loader test_loader", "labels for the margins"),
+        (
+            "BaseTrainer._do_train",
+            "uses accumulate optimizer_step run_callbacks on_train_epoch_start on_train_batch_start save_model final_eval",
+            "exact resume: seeds epochs, counts batches since the last step, keeps the state in checkpoints",
+        ),
+        ("BaseTrainer.save_model", "uses last best wdir", "checkpoints are written aside, then renamed"),
+        ("BaseTrainer._handle_nan_recovery", "uses nan_recovery_attempts", "an epoch repeated after a NaN gets another seed"),
+        ("BaseTrainer.__init__", "uses callbacks csv", "exact resume: its callbacks, results.csv"),
     ),
-    UpstreamContract(
-        "ultralytics.nn.modules:Pose.get_topk_index", "(self, scores, max_det, /)", "sorts the rows of the picked cells"
+    "ultralytics.engine.validator": (
+        (
+            "BaseValidator.__call__",
+            "uses end2end init_metrics preprocess postprocess update_metrics gather_stats get_stats print_results",
+            "the steps that ERPoseValidator and ExactPose step into; end2end is set there, which our head ignores",
+        ),
     ),
-    UpstreamContract("ultralytics.nn.modules:Detect.max_det", "= 300", "rows of an export"),
-    UpstreamContract("ultralytics.nn.modules:Detect.export", "= False", "the head returns rows alone where the exporter sets it"),
-    UpstreamContract("ultralytics.nn.tasks:BaseModel.fuse", "uses fuse", "our head drops there what only training uses"),
-    # conversion of YOLO26-pose checkpoints
-    UpstreamContract(
-        "ultralytics.nn.modules.head:Pose26.__init__",
-        "uses cv4 cv4_kpts one2one_cv4 one2one_cv4_kpts",
-        "pose towers and keypoints are copied from these",
+    "ultralytics.models.yolo.pose": (
+        (
+            "PoseTrainer.__init__",
+            "(self, cfg, overrides=None, _callbacks=None, /)",
+            "ERPoseTrainer resolves our data sets in overrides",
+        ),
+        ("PoseTrainer.set_model_names_for_load", "(self, model, /)", "class names of a new model"),
+        ("PoseValidator.init_metrics", "uses sigma kpt_shape", "we set the sigmas after it"),
+        ("PoseValidator.scale_preds", "(self, predn, pbatch, /)", "exact figures in image pixels"),
+        ("PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "tiles and limbs"),
+        ("PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"),
     ),
-    UpstreamContract("ultralytics.nn.modules.head:Detect.__init__", "uses cv3 one2one_cv3", "score towers are copied from these"),
-    # training
-    UpstreamContract("ultralytics.nn.tasks:BaseModel.loss", "uses criterion init_criterion", "our loss is made there"),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer._do_train", "uses criterion update", "counts epochs for our loss schedules"
+    "ultralytics.nn.backends.base": (
+        ("BaseBackend.read_metadata", "(file, /)", "tells an export of ours from a stock one without its runtime"),
+        (
+            "BaseBackend.apply_metadata",
+            "uses setattr",
+            "what marks an export for predictor and validator (its units) becomes an attribute of the backend",
+        ),
     ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer.resume_training",
-        "uses criterion init_criterion updates update",
-        "sets the epoch of our loss schedules when a run is resumed",
+    "ultralytics.nn.backends.openvino": (
+        (
+            "OpenVINOBackend.load_model",
+            "uses compile_model ov_compiled_model partial",
+            "float32 exports are compiled anew, with the options of the first time, so that they compute in float32",
+        ),
     ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer.build_optimizer",
-        "uses cv3 one2one_cv3",
-        "our head answers to these names for the learning rate of its scores",
+    "ultralytics.nn.modules": (
+        ("Pose.__init__", "uses cv4", "the neck's widths are read off this branch of the placeholder"),
+        ("Pose.get_topk_index", "(self, scores, max_det, /)", "sorts the rows of the picked cells"),
+        ("Detect.max_det", "= 300", "rows of an export"),
+        ("Detect.export", "= False", "the head returns rows alone where the exporter sets it"),
+        ("Pose.kpts_decode", "(self, kpts, /)", "keypoints of a teacher, in the cells of its last call"),
+        ("Pose.forward_head", "uses kpts", "raw keypoints of a teacher"),
+        ("Detect.forward", "uses one2one one2many", "raw outputs of a teacher, by assignment"),
+        ("Detect._inference", "uses scores", "raw scores of a teacher"),
     ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer._setup_train",
-        "uses _build_train_pipeline",
-        "box margins are fitted when it has made the loaders; else derived boxes keep default margins",
+    "ultralytics.nn.modules.head": (
+        ("Pose26.__init__", "uses cv4 cv4_kpts one2one_cv4 one2one_cv4_kpts", "pose towers and keypoints are copied from these"),
+        ("Detect.__init__", "uses cv3 one2one_cv3", "score towers are copied from these"),
     ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer._setup_train",
-        "uses setup_model set_model_attributes distill_model",
-        "a teacher is loaded in the second of these, and the stock wrapper of student and teacher kept off",
+    "ultralytics.nn.tasks": (
+        ("torch_safe_load", "(weight, /, safe_only=None)", "restricted loading of our checkpoints"),
+        (
+            "PoseModel.__init__",
+            "(self, cfg, ch=3, nc=None, data_kpt_shape=(None, None), verbose=True)",
+            "ERPoseModel builds a stock model and changes its head",
+        ),
+        ("DetectionModel.__init__", "uses stride bias_init", "our head takes over the placeholder's strides"),
+        ("BaseModel.fuse", "uses fuse", "our head drops there what only training uses"),
+        ("BaseModel.loss", "uses criterion init_criterion", "our loss is made there"),
+        ("load_checkpoint", "(weight, /, device=None)", "reads a teacher, and weights that erpose models counts"),
     ),
-    UpstreamContract(
-        "ultralytics.nn.modules:Pose.kpts_decode", "(self, kpts, /)", "keypoints of a teacher, in the cells of its last call"
+    "ultralytics.trackers": (("register_tracker", "(model, persist, /)", "smoothing and tables come behind it"),),
+    "ultralytics.trackers.byte_tracker": (("BYTETracker.reset", "uses frame_id", "tells smoothing that identities begin again"),),
+    "ultralytics.trackers.track": (("on_predict_postprocess_end", "uses trackers results mode", "smoothing reads these"),),
+    "ultralytics.utils": (("SAFE_LOAD", "", "then our classes must be registered before any .pt is read"),),
+    "ultralytics.utils.patches": (
+        ("PIL_FALLBACK_SUFFIXES", "", "images that OpenCV does not read"),
+        ("imread", "(filename, /, flags)", "our reader decodes images as training will"),
     ),
-    UpstreamContract("ultralytics.nn.modules:Pose.forward_head", "uses kpts", "raw keypoints of a teacher"),
-    UpstreamContract("ultralytics.nn.modules:Detect.forward", "uses one2one one2many", "raw outputs of a teacher, by assignment"),
-    UpstreamContract("ultralytics.nn.modules:Detect._inference", "uses scores", "raw scores of a teacher"),
-    UpstreamContract("ultralytics.nn.tasks:load_checkpoint", "(weight, /, device=None)", "reads a teacher"),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer._build_train_pipeline", "uses train_loader test_loader", "labels for the margins"
+    "ultralytics.utils.plotting": (
+        ("class_activation_map", "uses one2one scores", "visualize=: our head names its scores so"),
+        ("Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch images"),
     ),
-    UpstreamContract(
-        "ultralytics.models.yolo.pose:PoseTrainer.__init__",
-        "(self, cfg, overrides=None, _callbacks=None, /)",
-        "ERPoseTrainer resolves our data sets in overrides",
-    ),
-    UpstreamContract(
-        "ultralytics.models.yolo.pose:PoseTrainer.set_model_names_for_load", "(self, model, /)", "class names of a new model"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer._do_train",
-        "uses accumulate optimizer_step run_callbacks on_train_epoch_start on_train_batch_start save_model final_eval",
-        "exact resume: seeds epochs, counts batches since the last step, keeps the state in checkpoints",
-    ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer.save_model", "uses last best wdir", "checkpoints are written aside, then renamed"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer._handle_nan_recovery",
-        "uses nan_recovery_attempts",
-        "an epoch repeated after a NaN gets another seed",
-    ),
-    UpstreamContract(
-        "ultralytics.data.base:BaseDataset.load_image", "uses buffer", "exact resume: the images that mosaic draws from"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.trainer:BaseTrainer.__init__", "uses callbacks csv", "exact resume: its callbacks, results.csv"
-    ),
-    UpstreamContract(
-        "ultralytics.data.build:InfiniteDataLoader.reset", "(self, /)", "each epoch draws its order from its own seed"
-    ),
-    # data
-    UpstreamContract(
-        "ultralytics.data.dataset:YOLODataset.cache_labels", "uses verify_args", "our reader of box-free rows comes in there"
-    ),
-    UpstreamContract(
-        "ultralytics.data.dataset:YOLODataset.get_labels", "uses get_cache_hash", "keeps stock label caches and ours apart"
-    ),
-    UpstreamContract("ultralytics.data.base:BaseDataset.__init__", "uses cv2_flag", "our reader decodes images as training will"),
-    UpstreamContract("ultralytics.utils.patches:PIL_FALLBACK_SUFFIXES", "", "images that OpenCV does not read"),
-    UpstreamContract("ultralytics.utils.patches:imread", "(filename, /, flags)", "our reader decodes images as training will"),
-    UpstreamContract(
-        "ultralytics.data.base:BaseDataset.set_rectangle", "uses labels shape", "rect=: labels keep their shape for the margins"
-    ),
-    UpstreamContract("ultralytics.data.utils:check_image", "(im_file, /)", "our reader checks images with it"),
-    UpstreamContract("ultralytics.data.utils:get_hash", "(paths, /)", "hash of our label caches"),
-    UpstreamContract("ultralytics.data.utils:get_split_fraction", "(fraction, split, /)", "honours fraction="),
-    UpstreamContract("ultralytics.data.utils:check_det_dataset", "(dataset, /, split='')", "erpose eval reads data YAMLs"),
-    UpstreamContract(
-        "ultralytics.data.base:BaseDataset.__init__",
-        "(self, img_path, imgsz, cache, augment, hyp, prefix, rect, batch_size, stride, pad, single_cls, classes, fraction)",
-        "build_dataset passes these",
-    ),
-    # validation and prediction
-    UpstreamContract(
-        "ultralytics.models.yolo.pose:PoseValidator.init_metrics", "uses sigma kpt_shape", "we set the sigmas after it"
-    ),
-    UpstreamContract(
-        "ultralytics.models.yolo.pose:PoseValidator.scale_preds", "(self, predn, pbatch, /)", "exact figures in image pixels"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.validator:BaseValidator.__call__",
-        "uses end2end init_metrics preprocess postprocess update_metrics gather_stats get_stats print_results",
-        "the steps that ERPoseValidator and ExactPose step into; end2end is set there, which our head ignores",
-    ),
-    UpstreamContract(
-        "ultralytics.engine.predictor:BasePredictor.stream_inference",
-        "uses batch preprocess inference postprocess results write_results on_predict_postprocess_end",
-        "sliced prediction replaces what lies between loading and saving; smoothing steps in behind the trackers",
-    ),
-    UpstreamContract(
-        "ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "tiles"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.predictor:BasePredictor.write_results", "(self, i, p, im, s, /)", "counts views in the log"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.model:Model.predict", "(self, source=None, stream=False, predictor=None)", "slices bring another"
-    ),
-    UpstreamContract("ultralytics.data.loaders:LoadStreams.__init__", "uses sources fps", "tables name streams; their frame rates"),
-    UpstreamContract("ultralytics.data.loaders:LoadImagesAndVideos._new_video", "uses fps", "smooth=True and smooth=offline"),
-    UpstreamContract("ultralytics.trackers:register_tracker", "(model, persist, /)", "smoothing and tables come behind it"),
-    UpstreamContract(
-        "ultralytics.trackers.track:on_predict_postprocess_end", "uses trackers results mode", "smoothing reads these"
-    ),
-    UpstreamContract(
-        "ultralytics.trackers.byte_tracker:BYTETracker.reset", "uses frame_id", "tells smoothing that identities begin again"
-    ),
-    UpstreamContract(
-        "ultralytics.models.yolo.pose:PosePredictor.construct_results", "(self, preds, img, orig_imgs, /)", "rows to Results"
-    ),
-    UpstreamContract(
-        "ultralytics.utils.plotting:class_activation_map", "uses one2one scores", "visualize=: our head names its scores so"
-    ),
-    UpstreamContract(
-        "ultralytics.models.yolo.pose:PosePredictor.construct_result", "(self, pred, img, orig_img, img_path, /)", "limbs too"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.results:Results.plot",
-        "(self, /, kpt_line, show, save, filename, pil, line_width, color_mode)",
-        "limbs of other skeletons than COCO's are drawn on what it returns",
-    ),
-    UpstreamContract("ultralytics.engine.results:Results.new", "(self, /)", "results that are indexed or moved keep their limbs"),
-    UpstreamContract(
-        "ultralytics.engine.results:Results._apply", "uses _keys new", "results that are indexed or moved keep their error bars"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.results:Results.save_txt", "(self, txt_file, save_conf=False, /)", "error bars follow what it writes"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.results:Results.summary", "(self, normalize=False, decimals=5, /)", "error bars are added to it"
-    ),
-    UpstreamContract("ultralytics.engine.results:Results.to_df", "uses summary", "tables of results have error bars"),
-    UpstreamContract(
-        "ultralytics.engine.predictor:BasePredictor.write_results", "uses plot save_txt", "error bars in what predict saves"
-    ),
-    UpstreamContract(
-        "ultralytics.engine.predictor:BasePredictor.stream_inference",
-        "uses results run_callbacks on_predict_start on_predict_postprocess_end on_predict_batch_end on_predict_end",
-        "tells of a run without identities: looks at results after the tracker, which works at the second of these",
-    ),
-    UpstreamContract("ultralytics.utils.plotting:Annotator.text", "(self, xy, text, txt_color, /)", "captions of batch images"),
-    # export
-    UpstreamContract(
-        "ultralytics.engine.exporter:Exporter.__call__",
-        "uses on_export_start model im metadata output_shape imgsz file quantize end2end",
-        "exporter.prepare fits model, input and metadata to the format at that callback",
-    ),
-    UpstreamContract(
-        "ultralytics.nn.backends.openvino:OpenVINOBackend.load_model",
-        "uses compile_model ov_compiled_model partial",
-        "float32 exports are compiled anew, with the options of the first time, so that they compute in float32",
-    ),
-    # command line
-    UpstreamContract("ultralytics.nn.tasks:load_checkpoint", "(weight, /)", "erpose models counts weights that it reads"),
-    UpstreamContract("ultralytics.cfg:entrypoint", "", "the erpose command runs stock commands with it"),
-    UpstreamContract("ultralytics.cfg:merge_equals_args", "(args, /)", "the erpose command looks at each word"),
-    UpstreamContract("ultralytics.cfg:check_dict_alignment", "(base, custom, /)", "unknown arguments are refused in one sentence"),
-    UpstreamContract("ultralytics.cfg:get_save_dir", "(args, /)", "folder of erpose eval"),
-    UpstreamContract("ultralytics.cfg:parse_key_value_pair", "(pair, /)", "arguments of erpose eval and erpose label"),
+}
+
+CONTRACTS = tuple(
+    UpstreamContract(f"{module}:{name}", shape, breaks) for module, names in TOUCHED.items() for name, shape, breaks in names
 )
 
 # Methods that ours replace and stock code calls: one that is renamed upstream is never called again, without any error.

@@ -102,7 +102,7 @@ def test_equals_pycocotools(seed: int) -> None:
     truth = make_truth(rng, int(rng.integers(1, 8)), int(rng.integers(1, 7)), k, int(rng.integers(1, 4)))
     predictions = perturb(rng, truth)
     sigmas = coco.exact_sigmas(k) if rng.random() < 0.5 else rng.uniform(0.02, 0.12, k)
-    assert_same(coco.evaluate_coco(truth, predictions, sigmas, log=None), coco.reference_evaluation(truth, predictions, sigmas))
+    assert_same(coco.evaluate_coco(truth, predictions, sigmas), coco.reference_evaluation(truth, predictions, sigmas))
 
 
 def test_equals_pycocotools_beyond_twenty_predictions() -> None:
@@ -110,7 +110,7 @@ def test_equals_pycocotools_beyond_twenty_predictions() -> None:
     truth = make_truth(rng, images=3, people=30)
     predictions = perturb(rng, truth, copies=4)
     assert np.bincount(predictions.image).max() > 20  # pycocotools' cap is at work
-    figures = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17), log=None)
+    figures = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17))
     assert_same(figures, coco.reference_evaluation(truth, predictions, coco.exact_sigmas(17)))
     uncapped = match(truth, predictions, coco.exact_sigmas(17), max_dets=1000)
     assert coco.stats_of(accumulate(uncapped)) != {name: figures[name] for name in coco.STATS}
@@ -120,7 +120,7 @@ def test_parity_can_fail() -> None:
     rng = np.random.default_rng(2)
     truth = make_truth(rng)
     predictions = perturb(rng, truth)
-    other = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17) * 1.05, log=None)
+    other = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17) * 1.05)
     with pytest.raises(AssertionError):
         assert_same(other, coco.reference_evaluation(truth, predictions, coco.exact_sigmas(17)))
 
@@ -151,13 +151,13 @@ def test_no_predictions_and_no_persons() -> None:
     rng = np.random.default_rng(3)
     truth = make_truth(rng)
     nothing = perturb(rng, truth).select(np.zeros(0, np.int64))
-    figures = coco.evaluate_coco(truth, nothing, coco.exact_sigmas(17), log=None)
+    figures = coco.evaluate_coco(truth, nothing, coco.exact_sigmas(17))
     assert figures["AP"] == figures["AR"] == 0
     empty = images_of(truth, ~np.isin(np.arange(len(truth.ids)), truth.image))
-    assert coco.evaluate_coco(empty, nothing, coco.exact_sigmas(17), log=None)["AP"] == -1
+    assert coco.evaluate_coco(empty, nothing, coco.exact_sigmas(17))["AP"] == -1
     none = GroundTruth([], [], *(np.zeros(0, int),) * 2, np.zeros((0, 17, 3)), np.zeros((0, 4)), np.zeros(0),
                        np.zeros(0, bool), np.zeros(0, int), [{"id": 1, "name": "a"}], "labels", "none")  # fmt: skip
-    assert coco.evaluate_coco(none, nothing, coco.exact_sigmas(17), log=None)["AP"] == -1
+    assert coco.evaluate_coco(none, nothing, coco.exact_sigmas(17))["AP"] == -1
 
 
 def test_predictions_that_are_not_finite_are_wrong_not_fatal() -> None:
@@ -165,7 +165,7 @@ def test_predictions_that_are_not_finite_are_wrong_not_fatal() -> None:
     truth = make_truth(rng)
     predictions = perturb(rng, truth)
     predictions.keypoints[:] = np.nan
-    figures = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17), log=None)
+    figures = coco.evaluate_coco(truth, predictions, coco.exact_sigmas(17))
     assert figures["AP"] == 0
 
 
@@ -175,23 +175,23 @@ def test_a_part_is_evaluated_as_if_it_were_all() -> None:
     predictions = perturb(rng, truth)
     keep = np.arange(8) % 2 == 0
     part, sigmas = predictions_of(predictions, keep), coco.exact_sigmas(17)
-    figures = coco.evaluate_coco(images_of(truth, keep), part, sigmas, log=None)
+    figures = coco.evaluate_coco(images_of(truth, keep), part, sigmas)
     assert_same(figures, coco.reference_evaluation(images_of(truth, keep), part, sigmas))
     assert_same(coco.stats_of(accumulate(match(truth, predictions, sigmas), keep)), {n: figures[n] for n in coco.STATS})
 
 
-def test_table_states_area_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_states_area_and_protocol() -> None:
     rng = np.random.default_rng(6)
     truth = make_truth(rng, images=9)
     assert 0 < truth.with_keypoints.sum() < 9
     found = perturb(rng, truth)
     figures = coco.evaluate_coco(truth, found, coco.exact_sigmas(17))
-    out = capsys.readouterr().out
+    out = coco.table(figures, truth)
     assert f"maxDets= 20 ] = {figures['AP']:0.3f}" in out and "made up" in out
     assert "COCO's protocol" in out and f"alone: {figures['AP_labelled']:0.3f}" in out
     labelled = images_of(truth, truth.with_keypoints)
     assert "Ultralytics' protocol" in coco.protocol(labelled)
-    part = coco.evaluate_coco(labelled, predictions_of(found, truth.with_keypoints), coco.exact_sigmas(17), log=None)
+    part = coco.evaluate_coco(labelled, predictions_of(found, truth.with_keypoints), coco.exact_sigmas(17))
     assert figures["AP_labelled"] == part["AP"] == part["AP_labelled"]
 
 
@@ -252,9 +252,9 @@ def test_pycocotools_reads_the_same_from_the_files(tmp_path: Path) -> None:
     evaluation.summarize()
     theirs = dict(zip(coco.STATS, evaluation.stats.tolist()))
     sigmas = coco.exact_sigmas(17)
-    live = coco.evaluate_coco(from_annotations(annotations, 17), collector.predictions(truth), sigmas, log=None)
+    live = coco.evaluate_coco(from_annotations(annotations, 17), collector.predictions(truth), sigmas)
     assert_same(live, theirs)
-    assert_same(coco.evaluate_coco(truth, read_predictions(results, truth), sigmas, log=None), theirs)
+    assert_same(coco.evaluate_coco(truth, read_predictions(results, truth), sigmas), theirs)
 
 
 @pytest.mark.parametrize(
@@ -347,10 +347,10 @@ def test_persons_without_keypoints_are_ignored() -> None:
     # a prediction on the ignored person is neither right nor wrong
     keypoints = np.stack((truth.keypoints[0], np.full((5, 3), (180.0, 50.0, 1.0))))
     found = Predictions(np.zeros(2, int), np.zeros(2, int), np.array([0.5, 0.9]), keypoints, extent_area(keypoints))
-    assert coco.evaluate_coco(truth, found, coco.exact_sigmas(5), log=None)["AP"] == pytest.approx(1)
+    assert coco.evaluate_coco(truth, found, coco.exact_sigmas(5))["AP"] == pytest.approx(1)
     far = found.select(np.array([0, 1]))
     far.keypoints[1, :, 0] = 5
-    assert coco.evaluate_coco(truth, far, coco.exact_sigmas(5), log=None)["AP"] == pytest.approx(0.5)
+    assert coco.evaluate_coco(truth, far, coco.exact_sigmas(5))["AP"] == pytest.approx(0.5)
 
 
 # predictions -------------------------------------------------------------------------------------------------------

@@ -134,12 +134,10 @@ def test_images_are_drawn(tmp_path: Path, seed: int) -> None:
         guess = guess.select(np.zeros(0, int))
     cost = crowding.measure_crowding(truth, guess, SIGMAS)
     rows = crowding.against_index(cost, rng.random(30))
-    figures = keypoints.measure_keypoints(truth, cost.shown, cost.matches, SIGMAS)
     files = [
         plots.plot_precision_recall(accumulate(match(truth, guess, SIGMAS)), tmp_path / "pr.png"),
         plots.plot_calibration(cost.matches, tmp_path / "calibration.png"),
         plots.plot_crowding(rows, tmp_path / "crowding.png", 0.25),
-        plots.plot_keypoints(figures, COCO_17.names, tmp_path / "keypoints.png"),
     ]
     for file in files:
         image = cv2.imread(str(file))

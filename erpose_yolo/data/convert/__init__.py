@@ -26,8 +26,7 @@ What rows cannot say: the segment's area, `iscrowd`, the crowd index, ids, and w
 is for; `annotations:` in data.yaml names it, and exact evaluation reads it. ``erpose convert labels`` uses it to give each
 row its area and ids back.
 
-JSON is streamed: memory is a few hundred bytes an annotation, polygons are dropped while reading. Everything is written
-into a temporary folder inside OUT and renamed at the end; after an error nothing is left.
+Everything is written into a temporary folder inside OUT and renamed at the end; after an error nothing is left.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from erpose_yolo.data.convert.box_free import generate_box_free, strip_boxes
-from erpose_yolo.data.convert.stream import JsonError, JsonStream
 from erpose_yolo.data.data_yaml import SPLITS, DataError
 
-__all__ = ["DataError", "JsonError", "JsonStream", "generate_box_free", "main", "strip_boxes"]
+__all__ = ["DataError", "generate_box_free", "main", "strip_boxes"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return _to_json(args) if args.format == "labels" else _to_labels(args)
-    except (DataError, JsonError, OSError) as error:
+    except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

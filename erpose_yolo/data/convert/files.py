@@ -1,7 +1,4 @@
-"""A YOLO-pose data set on disk, as Ultralytics finds it: data YAML, splits, images and label files.
-
-Read without Ultralytics (whose import takes seconds), except where a relative ``path:`` needs its datasets folder.
-"""
+"""Names of files that others have chosen, and several files put in place as one."""
 
 from __future__ import annotations
 

@@ -2,20 +2,16 @@
 
 Shapes: N annotations of the keypoint category, K keypoints. Pixels as in the JSON: x to the right, y down, (0, 0) the top
 left corner of the image.
-
-One pass over the file: what the label rows need goes into flat arrays (0.5 kB an annotation), and every annotation
-without its polygon goes to a spool file at once, since the categories that decide which of them count may come last.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
 import tempfile
-from array import array
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,16 +20,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from erpose_yolo.data.coco_json import read_json, write_annotations
 from erpose_yolo.data.convert.files import install, safe_relative
-from erpose_yolo.data.convert.stream import JsonStream
 from erpose_yolo.data.data_yaml import DataError, load_data_yaml
 from erpose_yolo.data.labels import Array
 from erpose_yolo.data.progress import Progress
 from erpose_yolo.data.skeletons import CROWDPOSE_14, flip_from_names, keypoint_names, known_skeleton, side_of
 from erpose_yolo.method.sigmas import DEFAULT_SIGMA
 
-# Not needed for keypoint evaluation, and nine tenths of the file
-DROPPED = ("segmentation",)
+# Not needed for keypoint evaluation
 DROPPED_OF_IMAGE = ("license", "coco_url", "flickr_url", "date_captured")
 
 EDGE = 1.0  # px: a keypoint so little outside the image is a click on its border and is moved there
@@ -43,28 +38,35 @@ HEADER = "# Made by `erpose convert`. Without `path:` the root is this folder, s
 
 
 @dataclass
-class Collected:
-    """What one pass over the JSON keeps."""
+class Source:
+    """A keypoint JSON that has passed every check.
+
+    Attributes:
+        file: of it.
+        images: entries as the sidecar holds them, ``file_name`` being the path in the data set, parted by '/'.
+        given: their ``file_name`` as the JSON has it.
+        category: the keypoint category.
+        annotations: N of that category, as the sidecar holds them.
+        keypoints: (N, K, 3) pixels and visibility.
+        boxes: (N, 4) x, y, width, height in pixels; NaN where none is given.
+        owner: (N,) index into ``images``.
+        others: number of annotations of other categories.
+    """
 
     file: Path
-    image_ids: array = field(default_factory=lambda: array("q"))
-    image_sizes: array = field(default_factory=lambda: array("d"))  # width, height
-    image_names: list[str] = field(default_factory=list)  # path in the data set, parted by '/'
-    image_extra: list[str] = field(default_factory=list)  # JSON text of the entry, completed later
-    sources: list[str] = field(default_factory=list)  # file_name as given
-    with_crowd_index: int = 0
-    categories: list[dict[str, Any]] = field(default_factory=list)
-    ids: array = field(default_factory=lambda: array("q"))
-    owners: array = field(default_factory=lambda: array("q"))
-    kinds: array = field(default_factory=lambda: array("q"))
-    crowd: array = field(default_factory=lambda: array("b"))
-    empty: array = field(default_factory=lambda: array("b"))  # num_keypoints is there and 0
-    offsets: array = field(default_factory=lambda: array("q"))  # byte in the file, for messages
-    boxes: array = field(default_factory=lambda: array("d"))  # x, y, width, height; NaN where not given
-    has_box: array = field(default_factory=lambda: array("b"))
-    lengths: array = field(default_factory=lambda: array("q"))  # numbers in `keypoints`, -1 where not given
-    keypoints: array = field(default_factory=lambda: array("d"))
-    without_area: int = 0
+    images: list[dict[str, Any]]
+    given: list[str]
+    category: dict[str, Any]
+    annotations: list[dict[str, Any]]
+    keypoints: Array
+    boxes: Array
+    owner: NDArray[np.int64]
+    others: int
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the K keypoints."""
+        return [str(name) for name in self.category["keypoints"]]
 
 
 @dataclass
@@ -116,7 +118,7 @@ def convert(
         The counts.
 
     Raises:
-        JsonError, DataError: the JSON cannot be used; nothing has been written.
+        DataError: the JSON cannot be used; nothing has been written.
         FileNotFoundError: the JSON or images are absent.
         FileExistsError: the split exists.
     """
@@ -133,356 +135,241 @@ def convert(
     if how != "none" and images is not None and images.resolve() == finals[0].resolve():
         raise DataError(f"{images} is already where the images go. Fix: leave them there with --none.")
 
+    source = read(file, category)
+    if crowdpose:
+        _insist_on_crowdpose(source)
+    summary = Summary()
+    listed = f"{split}.txt" if how == "none" else f"images/{split}"
+    description = _merge(out / "data.yaml", _describe(source, summary), split, listed, overwrite)
+    persons = _to_rows(source, summary)
+    keep = _images(source, images, persons.seen, skip_empty, skip_missing, summary)
+
     new = [path for path in (out, *out.parents) if not path.exists()]
     out.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=".convert-", dir=out))
     try:
-        return _convert(file, out, stage, images, split, how, crowdpose, category, skip_empty, skip_missing, overwrite)
+        _write_labels(stage / "labels", source, persons, keep, summary)
+        if how == "none":
+            lines = (f"./images/{split}/{source.images[i]['file_name']}\n" for i in np.flatnonzero(keep))
+            (stage / "images").write_text("".join(lines), encoding="utf-8")
+        else:
+            assert images is not None
+            _place_images(stage / "images", source, images, keep, how)
+        _write_sidecar(stage / "sidecar.json", source, keep)
+        (stage / "data.yaml").write_text(HEADER + _dump(description), encoding="utf-8")
+
+        labels = out / "labels" / split
+        staged = [(stage / "labels", labels), (stage / "sidecar.json", out / "annotations" / f"{split}.json")]
+        staged.append((stage / "images", out / listed))
+        trash = stage / "trash"
+        trash.mkdir()
+        install([*staged, (stage / "data.yaml", out / "data.yaml")], trash)
+        # Ultralytics knows its cache by names and sizes of the files alone, which may be the same
+        labels.with_suffix(".cache").unlink(missing_ok=True)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for folder in new:  # an error leaves no trace
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _convert(
-    file: Path,
-    out: Path,
-    stage: Path,
-    images: Path | None,
-    split: str,
-    how: str,
-    crowdpose: bool,
-    category: str | None,
-    skip_empty: bool,
-    skip_missing: bool,
-    overwrite: bool,
-) -> Summary:
-    summary = Summary()
-    spool = stage / "spool"
-    with spool.open("w", encoding="ascii") as handle:
-        found = collect(file, handle)
-    chosen = _choose_category(found, category)
-    names = [str(name) for name in chosen["keypoints"]]
-    if crowdpose:
-        _insist_on_crowdpose(found, names)
-    description = _describe(found, chosen, names, summary)
-    description = _merge(out / "data.yaml", description, split, "images/" + split if how != "none" else f"{split}.txt",
-                         overwrite)  # fmt: skip
-
-    keypoints, boxes, select = _check(found, chosen, len(names))
-    summary.other_category = len(found.ids) - len(select)
-    owner, order = _owners(found, select)
-    persons = _to_rows(found, keypoints, boxes, select, owner, summary)
-    keep = _images(found, images, owner, persons.seen, skip_empty, skip_missing, summary)
-
-    _write_labels(stage / "labels", found, persons, owner, order, keep, summary)
-    if how == "none":
-        lines = (f"./images/{split}/{found.image_names[i]}\n" for i in np.flatnonzero(keep))
-        (stage / "list.txt").write_text("".join(lines), encoding="utf-8")
-    else:
-        assert images is not None
-        _place_images(stage / "images", found, images, keep, how)
-    kept_rows = np.zeros(len(found.ids), bool)
-    kept_rows[select] = keep[owner]
-    _write_sidecar(stage / "sidecar.json", spool, found, chosen, keep, kept_rows, names)
-    (stage / "data.yaml").write_text(HEADER + _dump(description), encoding="utf-8")
-
-    labels = out / "labels" / split
-    staged = [(stage / "labels", labels), (stage / "sidecar.json", out / "annotations" / f"{split}.json")]
-    if how == "none":
-        staged.append((stage / "list.txt", out / f"{split}.txt"))
-    else:
-        staged.append((stage / "images", out / "images" / split))
-    trash = stage / "trash"
-    trash.mkdir()
-    install([*staged, (stage / "data.yaml", out / "data.yaml")], trash)
-    # Ultralytics knows its cache by names and sizes of the files alone, which may be the same
-    labels.with_suffix(".cache").unlink(missing_ok=True)
     return summary
-
-
-def _view(values: array) -> NDArray[Any]:
-    """The numbers of an array without copying them."""
-    return np.frombuffer(values, values.typecode) if values else np.empty(0, values.typecode)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def collect(file: Path, spool: Any) -> Collected:
-    """Read the JSON once.
+def read(file: Path, category: str | None = None) -> Source:
+    """Read and check a keypoint JSON.
 
     Args:
         file: the JSON.
-        spool: text file that every annotation is written to, one a line.
+        category: name of the keypoint category, where there are several.
+
+    Raises:
+        DataError: it cannot be used; the first thing that is wrong is named.
     """
-    found = Collected(file)
-    bar = Progress(f"reading {file.name}", file.stat().st_size, " MB", 1e6)
-    stream = JsonStream(file, on_read=bar.add)
-    takers = {"images": _take_image, "categories": _take_category}
-    dump = json.JSONEncoder(separators=(",", ":")).encode
-    try:
-        for key, index, value in stream:
-            if key == "annotations" and index is not None:
-                _take_annotation(found, value, stream.offset)
-                spool.write(dump(value))
-                spool.write("\n")
-            elif key in takers and index is not None:
-                takers[key](found, value, stream.offset)
-    finally:
-        bar.close()
+    document = read_json(file)
+    if not isinstance(document, dict):
+        raise DataError(f"{file}: must be an object, is {type(document).__name__}. Fix: give a COCO-format annotation file.")
     for key in ("images", "annotations", "categories"):
-        if stream.keys.get(key) is None:
-            state = "is no list" if key in stream.keys else f"is missing; the file has {_listed(stream.keys)}"
+        if not isinstance(document.get(key), list):
+            state = "is no list" if key in document else f"is missing; the file has {_listed(document)}"
             raise DataError(f"{file}: `{key}` {state}. Fix: give a COCO-format keypoint annotation file.")
-        if not stream.keys[key]:
-            if key == "annotations":
-                continue  # a set of images without anybody
+        if not document[key] and key != "annotations":  # there may be images without anybody
             raise DataError(f"{file}: `{key}` is empty, so there is nothing to convert. Fix: make the file again.")
-    ids = _view(found.image_ids)
-    _refuse_twice(file, "image", ids)
-    _refuse_twice(file, "annotation", _view(found.ids))
-    return found
+        what = {"images": "image", "annotations": "annotation", "categories": "category"}[key]
+        for number, entry in enumerate(document[key]):
+            _check_keys(entry, file, what, number)
+    places = _places(document["images"], file, "image")
+    _places(document["annotations"], file, "annotation")
+    images, given = [], []
+    for entry in document["images"]:
+        where = f"{file}: image {entry['id']}"
+        for key in ("width", "height"):
+            if not _is_number(entry[key]) or entry[key] == 0:
+                raise DataError(f"{where}: {key} is {entry[key]!r}. Fix: write the image's {key} in pixels.")
+        path = safe_relative(entry["file_name"])
+        if path is None:
+            raise DataError(f"{where}: file_name is {entry['file_name']!r}. Fix: write a path inside the folder of the images.")
+        given.append(entry["file_name"])
+        images.append({**{k: v for k, v in entry.items() if k not in DROPPED_OF_IMAGE}, "file_name": path})
+
+    chosen = _choose_category(document["categories"], file, category)
+    known = sorted(entry["id"] for entry in document["categories"])
+    k = len(chosen["keypoints"])
+    taken: list[dict[str, Any]] = []
+    poses, boxes, owner = [], [], []
+    for entry in document["annotations"]:
+        where = f"{file}: annotation {entry['id']}"
+        if entry["category_id"] not in known:
+            raise DataError(
+                f"{where}: category_id {entry['category_id']} is not among `categories` ({', '.join(map(str, known))}). Fix: add "
+                "the category."
+            )
+        if entry["category_id"] != chosen["id"]:
+            continue
+        if entry["image_id"] not in places:
+            raise DataError(
+                f"{where}: image_id {entry['image_id']} is not among `images`. Fix: add the image, or remove the annotation."
+            )
+        pose, box = _read_pose(entry, where, k, chosen["name"]), _read_box(entry, where)
+        seen = pose[:, 2] > 0
+        if entry.get("bbox") is None and not seen.any():
+            raise DataError(f"{where}: has neither a bbox nor a labelled keypoint. Fix: add the bbox, or remove the annotation.")
+        area = entry.get("area")
+        if area is not None and not _is_number(area):  # without one the evaluation takes a share of the box and says so
+            raise DataError(f"{where}: area is {area!r}. Fix: write the segment's area in square pixels, or leave it out.")
+        entry.setdefault("iscrowd", 0)
+        if entry.get("keypoints") is not None:
+            if entry.get("num_keypoints") is None:
+                entry["num_keypoints"] = int(seen.sum())  # pycocotools asks for it
+            if entry.get("bbox") is None:
+                low, high = pose[seen, :2].min(0), pose[seen, :2].max(0)
+                entry["bbox"] = np.concatenate((low, high - low))
+        taken.append(entry)
+        poses.append(pose)
+        boxes.append(box)
+        owner.append(places[entry["image_id"]])
+    return Source(
+        file=file,
+        images=images,
+        given=given,
+        category=chosen,
+        annotations=taken,
+        keypoints=np.array(poses, np.float64).reshape(-1, k, 3),
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        owner=np.array(owner, np.int64),
+        others=len(document["annotations"]) - len(taken),
+    )
 
 
-def _take_image(found: Collected, entry: Any, offset: int) -> None:
-    where = f"{found.file}: byte {offset}: image {entry.get('id') if isinstance(entry, dict) else '?'}"
-    _need(entry, where, "id", "file_name", "width", "height")
-    number, name, width, height = entry["id"], entry["file_name"], entry["width"], entry["height"]
-    _need_integer(number, where, "id")
-    for key, side in (("width", width), ("height", height)):
-        if isinstance(side, bool) or not isinstance(side, (int, float)) or not 0 < side < math.inf:
-            raise DataError(f"{where}: {key} is {side!r}. Fix: write the image's {key} in pixels.")
-    path = safe_relative(name)
-    if path is None:
-        raise DataError(f"{where}: file_name is {name!r}. Fix: write a path inside the folder of the images.")
-    found.image_ids.append(number)
-    found.image_sizes.extend((width, height))
-    found.image_names.append(path)
-    found.sources.append(name)
-    found.with_crowd_index += "crowdIndex" in entry
-    entry = {key: value for key, value in entry.items() if key not in DROPPED_OF_IMAGE}
-    entry["file_name"] = path
-    found.image_extra.append(json.dumps(entry, separators=(",", ":")))
+KEYS = {
+    "image": ("id", "file_name", "width", "height"),
+    "annotation": ("id", "image_id", "category_id"),
+    "category": ("id", "name"),
+}
 
 
-def _take_category(found: Collected, entry: Any, offset: int) -> None:
-    where = f"{found.file}: byte {offset}: category {entry.get('id') if isinstance(entry, dict) else '?'}"
-    _need(entry, where, "id", "name")
-    _need_integer(entry["id"], where, "id")
-    found.categories.append(entry)
-
-
-def _take_annotation(found: Collected, entry: Any, offset: int) -> None:
-    """Append the annotation to the arrays and make it what the sidecar holds."""
-    where = f"{found.file}: byte {offset}: annotation {entry.get('id') if isinstance(entry, dict) else '?'}"
-    _need(entry, where, "id", "image_id", "category_id")
-    for key in ("id", "image_id", "category_id"):
-        _need_integer(entry[key], where, key)
-    for key in DROPPED:
-        entry.pop(key, None)
-
-    box = entry.get("bbox")
-    if box is None:
-        found.boxes.extend((math.nan,) * 4)
-    else:
-        _numbers(found.boxes, box, where, "bbox")
-        if len(box) != 4:
-            raise DataError(f"{where}: bbox has {len(box)} numbers. Fix: write x, y, width, height in pixels.")
-    keypoints = entry.get("keypoints")
-    if keypoints is not None:
-        _numbers(found.keypoints, keypoints, where, "keypoints")
-    count = entry.get("num_keypoints")
-    if count is None and keypoints is not None:
-        entry["num_keypoints"] = sum(v > 0 for v in keypoints[2::3])  # pycocotools asks for it
-    area = entry.get("area")
-    if area is None:
-        found.without_area += 1  # left so: the evaluation takes a share of the box and says so
-    elif isinstance(area, bool) or not isinstance(area, (int, float)) or not 0 <= area < math.inf:
-        raise DataError(f"{where}: area is {area!r}. Fix: write the segment's area in square pixels, or leave it out.")
-    entry.setdefault("iscrowd", 0)
-    if box is None and keypoints is not None:
-        entry["bbox"] = _extent(keypoints)
-
-    found.ids.append(entry["id"])
-    found.owners.append(entry["image_id"])
-    found.kinds.append(entry["category_id"])
-    found.crowd.append(bool(entry["iscrowd"]))
-    found.empty.append(count == 0)
-    found.offsets.append(offset)
-    found.has_box.append(box is not None)
-    found.lengths.append(-1 if keypoints is None else len(keypoints))
-
-
-def _extent(keypoints: Sequence[float]) -> list[float] | None:
-    """Box x, y, width, height of the labelled keypoints; None where there is none."""
-    seen = [k for k in range(2, len(keypoints), 3) if keypoints[k] > 0]
-    if not seen:
-        return None
-    xs, ys = [keypoints[k - 2] for k in seen], [keypoints[k - 1] for k in seen]
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-
-
-def _numbers(into: array, values: Any, where: str, key: str) -> None:
-    try:
-        if not isinstance(values, list):
-            raise TypeError
-        into.extend(values)
-    except (TypeError, OverflowError):
-        raise DataError(f"{where}: {key} must be a list of numbers. Fix that annotation.") from None
-
-
-def _need(entry: Any, where: str, *keys: str) -> None:
+def _check_keys(entry: Any, file: Path, what: str, number: int) -> None:
+    """Make sure that an entry has the keys that it needs, and whole numbers as ids."""
+    where = f"{file}: {what} {entry.get('id', f'number {number}') if isinstance(entry, dict) else f'number {number}'}"
     if not isinstance(entry, dict):
         raise DataError(f"{where}: must be an object, is {type(entry).__name__}. Fix: make the file again.")
-    for key in keys:
+    for key in KEYS[what]:
         if key not in entry:
             raise DataError(f"{where}: the key {key!r} is missing. Fix: add it.")
+        if key.endswith("id") and (isinstance(entry[key], bool) or not isinstance(entry[key], int)):
+            raise DataError(f"{where}: {key} is {entry[key]!r}, it must be an integer. Fix: number the entries.")
 
 
-def _need_integer(value: Any, where: str, key: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise DataError(f"{where}: {key} is {value!r}, it must be an integer. Fix: number the entries.")
+def _places(entries: list[dict[str, Any]], file: Path, what: str) -> dict[int, int]:
+    """Index of each entry by its id."""
+    places = {entry["id"]: i for i, entry in enumerate(entries)}
+    if len(places) < len(entries):
+        twice, times = Counter(entry["id"] for entry in entries).most_common(1)[0]
+        raise DataError(f"{file}: {what} id {twice} is used {times} times. Fix: give every entry an id of its own.")
+    return places
 
 
-def _refuse_twice(file: Path, what: str, ids: NDArray[np.int64]) -> None:
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) < len(ids):
-        twice = unique[counts > 1]
+def _read_pose(entry: Mapping[str, Any], where: str, keypoints: int, category: str) -> Array:
+    """Keypoints (K, 3) of an annotation; zeros for a region that has none."""
+    points, wanted = entry.get("keypoints"), 3 * keypoints
+    if points is None and (entry.get("iscrowd") or entry.get("num_keypoints") == 0):
+        return np.zeros((keypoints, 3))
+    if points is not None and (not isinstance(points, np.ndarray) or points.ndim != 1):
+        raise DataError(f"{where}: keypoints must be a list of numbers. Fix that annotation.")
+    if points is None or len(points) != wanted:
+        what = "the key 'keypoints' is missing" if points is None else f"keypoints has {len(points)} numbers"
         raise DataError(
-            f"{file}: {what} id {twice[0]} is used {counts[counts > 1][0]} times ({len(twice)} such ids). "
-            "Fix: give every entry an id of its own."
+            f"{where}: {what}, {wanted} are needed for the {keypoints} keypoints of category {category!r}. Fix this annotation, "
+            "or the category."
         )
+    pose: Array = points.reshape(-1, 3)
+    if not np.isfinite(pose).all():
+        raise DataError(f"{where}: a keypoint is NaN or infinite. Fix or remove it.")
+    if not set(pose[:, 2].tolist()) <= {0, 1, 2}:
+        raise DataError(f"{where}: a visibility is not 0, 1 or 2. Fix: 0 is not labelled, 1 hidden, 2 visible.")
+    return pose
 
 
-def _listed(names: Any) -> str:
+def _read_box(entry: Mapping[str, Any], where: str) -> list[float]:
+    """Box x, y, width, height of an annotation, NaN where it has none."""
+    box = entry.get("bbox")
+    if box is None:
+        return [math.nan] * 4
+    if not isinstance(box, list) or not all(isinstance(v, (int, float)) for v in box):
+        raise DataError(f"{where}: bbox must be a list of numbers. Fix that annotation.")
+    if len(box) != 4:
+        raise DataError(f"{where}: bbox has {len(box)} numbers. Fix: write x, y, width, height in pixels.")
+    if not all(map(math.isfinite, box)):
+        raise DataError(f"{where}: bbox is NaN or infinite. Fix or remove it.")
+    if min(box[2:]) < 0:
+        raise DataError(f"{where}: bbox has a negative width or height. Fix: x, y, width, height.")
+    return box
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is a finite number from 0 on."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _listed(names: Iterable[object]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "no keys"
 
 
-# -- checking --------------------------------------------------------------------------------------------------------
-
-
-def _choose_category(found: Collected, wanted: str | None) -> dict[str, Any]:
+def _choose_category(categories: list[dict[str, Any]], file: Path, wanted: str | None) -> dict[str, Any]:
     """The keypoint category: the one of that name, or the only one."""
-    posed = [c for c in found.categories if isinstance(c.get("keypoints"), list) and c["keypoints"]]
-    all_names = _listed(c["name"] for c in found.categories)
+    posed = [c for c in categories if isinstance(c.get("keypoints"), list) and c["keypoints"]]
     if not posed:
         raise DataError(
-            f"{found.file}: no category has `keypoints` (categories: {all_names}), so this is no keypoint file. "
-            "Fix: take the file with keypoints, for COCO person_keypoints_*.json."
+            f"{file}: no category has `keypoints` (categories: {_listed(c['name'] for c in categories)}), so this is no keypoint "
+            "file. Fix: take the file with keypoints, for COCO person_keypoints_*.json."
         )
+    titles = _listed(c["name"] for c in posed)
     if wanted is not None:
         named = [c for c in posed if c["name"] == wanted]
         if len(named) != 1:
-            raise DataError(
-                f"{found.file}: {len(named)} keypoint categories are named {wanted!r}; there are "
-                f"{_listed(c['name'] for c in posed)}. Fix --category."
-            )
+            raise DataError(f"{file}: {len(named)} keypoint categories are named {wanted!r}; there are {titles}. Fix --category.")
         return named[0]
     if len(posed) > 1:
         raise DataError(
-            f"{found.file}: several categories have keypoints: {_listed(c['name'] for c in posed)}. A data set of this "
-            "package has one. Fix: choose it with --category NAME."
+            f"{file}: several categories have keypoints: {titles}. A data set of this package has one. Fix: choose it with "
+            "--category NAME."
         )
     return posed[0]
 
 
-def _insist_on_crowdpose(found: Collected, names: list[str]) -> None:
+def _insist_on_crowdpose(source: Source) -> None:
+    names, without = source.names, sum("crowdIndex" not in entry for entry in source.images)
     if known_skeleton(names) is not CROWDPOSE_14:
         raise DataError(
-            f"{found.file}: has {len(names)} keypoints ({', '.join(names[:4])}, ...), not CrowdPose's 14. "
+            f"{source.file}: has {len(names)} keypoints ({', '.join(names[:4])}, ...), not CrowdPose's 14. "
             "Fix: erpose convert coco takes any keypoints."
         )
-    if found.with_crowd_index < len(found.image_ids):
+    if without:
         raise DataError(
-            f"{found.file}: {len(found.image_ids) - found.with_crowd_index} of {len(found.image_ids)} images have no "
-            "crowdIndex, which CrowdPose's easy/medium/hard scores need. Fix: take CrowdPose's own file, or erpose "
-            "convert coco."
+            f"{source.file}: {without} of {len(source.images)} images have no crowdIndex, which CrowdPose's easy/medium/hard "
+            "scores need. Fix: take CrowdPose's own file, or erpose convert coco."
         )
-
-
-def _check(found: Collected, chosen: dict[str, Any], keypoints: int) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Check what could not be checked before the categories were known.
-
-    Returns:
-        Keypoints (N, K, 3) and boxes (N, 4) of the annotations of the category, in pixels, and their places (N,).
-    """
-    kinds = _view(found.kinds)
-    known = {c["id"] for c in found.categories}
-    strange = np.flatnonzero(~np.isin(kinds, sorted(known)))
-    if len(strange):
-        raise DataError(
-            f"{_place(found, strange[0])}: category_id {kinds[strange[0]]} is not among `categories` "
-            f"({', '.join(map(str, sorted(known)))}; {len(strange)} such annotations). Fix: add the category."
-        )
-    select = np.flatnonzero(kinds == chosen["id"])
-    lengths = _view(found.lengths)
-    crowd, empty = _view(found.crowd), _view(found.empty)
-    excused = (lengths == -1) & ((crowd == 1) | (empty == 1))  # a region without keypoints may lack the key
-    wrong = select[(lengths[select] != 3 * keypoints) & ~excused[select]]
-    if len(wrong):
-        n = lengths[wrong[0]]
-        what = "the key 'keypoints' is missing" if n < 0 else f"keypoints has {n} numbers"
-        raise DataError(
-            f"{_place(found, wrong[0])}: {what}, {3 * keypoints} are needed for the {keypoints} keypoints of category "
-            f"{chosen['name']!r} ({len(wrong)} such annotations). Fix these annotations, or the category."
-        )
-    sizes = np.maximum(lengths, 0)
-    starts = np.cumsum(sizes) - sizes
-    flat = _view(found.keypoints)
-    if len(select) == len(lengths) and not excused.any():
-        poses = flat.reshape(-1, keypoints, 3)
-    else:
-        poses = np.zeros((len(select), keypoints, 3))
-        full = lengths[select] >= 0
-        poses[full] = flat[starts[select][full, None] + np.arange(3 * keypoints)].reshape(-1, keypoints, 3)
-    boxes = _view(found.boxes).reshape(-1, 4)[select]
-
-    bad = select[~np.isfinite(poses).all((1, 2))]
-    if len(bad):
-        raise DataError(f"{_place(found, bad[0])}: a keypoint is NaN or infinite ({len(bad)} such). Fix or remove it.")
-    bad = select[~np.isin(poses[:, :, 2], (0, 1, 2)).all(1)]
-    if len(bad):
-        raise DataError(
-            f"{_place(found, bad[0])}: a visibility is not 0, 1 or 2 ({len(bad)} such). Fix: 0 is not labelled, 1 hidden, "
-            "2 visible."
-        )
-    has_box = _view(found.has_box)[select] == 1
-    bad = select[has_box & ~np.isfinite(boxes).all(1)]
-    if len(bad):
-        raise DataError(f"{_place(found, bad[0])}: bbox is NaN or infinite ({len(bad)} such). Fix or remove it.")
-    bad = select[has_box & (boxes[:, 2:] < 0).any(1)]
-    if len(bad):
-        raise DataError(
-            f"{_place(found, bad[0])}: bbox has a negative width or height ({len(bad)} such). Fix: x, y, width, height."
-        )
-    bad = select[~has_box & ~(poses[:, :, 2] > 0).any(1)]
-    if len(bad):
-        raise DataError(
-            f"{_place(found, bad[0])}: has neither a bbox nor a labelled keypoint ({len(bad)} such). Fix: add the bbox, or "
-            "remove the annotation."
-        )
-    return poses, boxes, select
-
-
-def _place(found: Collected, index: int) -> str:
-    return f"{found.file}: byte {found.offsets[index]}: annotation {found.ids[index]}"
-
-
-def _owners(found: Collected, select: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Index of the image of every annotation (N,), and the annotations in the order of the images (N,)."""
-    ids, wanted = _view(found.image_ids), _view(found.owners)[select]
-    rank = np.argsort(ids, kind="stable")
-    at = np.minimum(np.searchsorted(ids[rank], wanted), len(ids) - 1)
-    owner = rank[at]
-    lost = np.flatnonzero(ids[owner] != wanted)
-    if len(lost):
-        raise DataError(
-            f"{_place(found, select[lost[0]])}: image_id {wanted[lost[0]]} is not among `images` ({len(lost)} such "
-            "annotations). Fix: add the image, or remove the annotation."
-        )
-    return owner, np.argsort(owner, kind="stable")
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -498,12 +385,13 @@ class Persons:
     usable: NDArray[np.bool_]  # (N,) has a place in the image
 
 
-def _to_rows(
-    found: Collected, poses: Array, boxes: Array, select: NDArray[np.int64], owner: NDArray[np.int64], summary: Summary
-) -> Persons:
+def _to_rows(source: Source, summary: Summary) -> Persons:
     """Pixels -> shares of the image; crowds lose their keypoints, what lies outside the image is clipped."""
-    size = _view(found.image_sizes).reshape(-1, 2)[owner]  # (N, 2)
-    crowd = _view(found.crowd)[select] == 1
+    poses, boxes = source.keypoints, source.boxes
+    size = np.array([(entry["width"], entry["height"]) for entry in source.images], np.float64)[source.owner]  # (N, 2)
+    crowd = np.array([bool(entry["iscrowd"]) for entry in source.annotations], bool)
+    summary.other_category = source.others
+    summary.without_area = sum(entry.get("area") is None for entry in source.annotations)
     point, label = poses[:, :, :2], poses[:, :, 2] > 0
     label &= ~crowd[:, None]
     summary.crowds = int(crowd.sum())
@@ -547,73 +435,59 @@ def _boxes_of_keypoints(keypoints: Array, label: NDArray[np.bool_], size: Array)
 
 
 def _images(
-    found: Collected,
-    images: Path | None,
-    owner: NDArray[np.int64],
-    seen: NDArray[np.bool_],
-    skip_empty: bool,
-    skip_missing: bool,
-    summary: Summary,
+    source: Source, images: Path | None, seen: NDArray[np.bool_], skip_empty: bool, skip_missing: bool, summary: Summary
 ) -> NDArray[np.bool_]:
     """Which images are converted; checks that their files are there and that their labels do not collide."""
-    keep = np.ones(len(found.image_ids), bool)
+    keep = np.ones(len(source.images), bool)
     if skip_empty:
-        keep = np.bincount(owner[seen], minlength=len(keep)) > 0
+        keep = np.bincount(source.owner[seen], minlength=len(keep)) > 0
         summary.left_out = int((~keep).sum())
     stems: dict[str, int] = {}
-    for i, name in enumerate(found.image_names):
-        stem = name.rpartition(".")[0]
+    for i, entry in enumerate(source.images):
+        stem = entry["file_name"].rpartition(".")[0]
         if stem in stems:
+            first, again = ((source.images[j]["id"], source.given[j]) for j in (stems[stem], i))
             raise DataError(
-                f"{found.file}: images {found.image_ids[stems[stem]]} and {found.image_ids[i]} ({found.sources[stems[stem]]}, "
-                f"{found.sources[i]}) would share one label file. Fix: give them names that differ before the suffix."
+                f"{source.file}: images {first[0]} and {again[0]} ({first[1]}, {again[1]}) would share one label file. "
+                "Fix: give them names that differ before the suffix."
             )
         stems[stem] = i
     if images is None:
         return keep
-    absent = [i for i in np.flatnonzero(keep).tolist() if _source(str(images), found, i) is None]
+    absent = [i for i in np.flatnonzero(keep).tolist() if _file_of(str(images), source, i) is None]
     if absent and not skip_missing:
-        some = ", ".join(found.sources[i] for i in absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
+        some = ", ".join(source.given[i] for i in absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
         raise FileNotFoundError(
-            f"{found.file}: {len(absent)} of {int(keep.sum())} images are not in {images}: {some}. Fix: fetch them, give "
+            f"{source.file}: {len(absent)} of {int(keep.sum())} images are not in {images}: {some}. Fix: fetch them, give "
             "the right --images, or leave them out with --skip-missing."
         )
     if len(absent) == keep.sum() and absent:
-        raise FileNotFoundError(f"{found.file}: none of the images is in {images}. Fix: give the right --images.")
+        raise FileNotFoundError(f"{source.file}: none of the images is in {images}. Fix: give the right --images.")
     keep[absent] = False
     summary.missing = len(absent)
     return keep
 
 
-def _source(images: str, found: Collected, index: int) -> str | None:
+def _file_of(images: str, source: Source, index: int) -> str | None:
     """File of an image: where its name says below the folder, or straight in it; None if it is in neither place."""
-    path = os.path.join(images, found.sources[index].replace("\\", "/"))
-    if os.path.isfile(path):
-        return path
-    path = os.path.join(images, found.image_names[index].rpartition("/")[2])
-    return path if os.path.isfile(path) else None
+    name, given = source.images[index]["file_name"], source.given[index]
+    places = (os.path.join(images, part) for part in (given.replace("\\", "/"), name.rpartition("/")[2]))
+    return next((path for path in places if os.path.isfile(path)), None)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _write_labels(
-    folder: Path,
-    found: Collected,
-    persons: Persons,
-    owner: NDArray[np.int64],
-    order: NDArray[np.int64],
-    keep: NDArray[np.bool_],
-    summary: Summary,
-) -> None:
+def _write_labels(folder: Path, source: Source, persons: Persons, keep: NDArray[np.bool_], summary: Summary) -> None:
     """One file for every image, empty where nobody is: that says that it was looked at."""
     keypoints = persons.keypoints.shape[1]
     # 8 digits: the rounding is below 1e-4 px in an image of 10,000 px
     person = "0" + " %.8g" * 4 + " %.8g %.8g %d" * keypoints
     region = "0" + " %.8g" * 4 + " 0 0 0" * keypoints
-    ends = np.searchsorted(owner[order], np.arange(len(keep)), side="right")
+    order = np.argsort(source.owner, kind="stable")
+    ends = np.searchsorted(source.owner[order], np.arange(len(keep)), side="right")
     numbers = persons.keypoints.reshape(len(order), 3 * keypoints)
-    folders = _Folders(folder)
+    folder.mkdir()
     bar = Progress("writing labels", int(keep.sum()))
     start = 0
     for i, end in enumerate(ends):
@@ -625,7 +499,7 @@ def _write_labels(
         text = []
         for box, pose, seen in zip(persons.boxes[rows].tolist(), numbers[rows].tolist(), persons.seen[rows]):
             text.append(person % (*box, *pose) if seen else region % tuple(box))
-        with open(folders.place(found.image_names[i].rpartition(".")[0] + ".txt"), "w", encoding="ascii") as handle:
+        with open(_place(folder, source.images[i]["file_name"].rpartition(".")[0] + ".txt"), "w", encoding="ascii") as handle:
             handle.write("\n".join(text) + "\n" if text else "")
         summary.images += 1
         seen_rows = int(persons.seen[rows].sum())
@@ -635,71 +509,46 @@ def _write_labels(
     bar.close()
 
 
-def _place_images(folder: Path, found: Collected, images: Path, keep: NDArray[np.bool_], how: str) -> None:
+def _place_images(folder: Path, source: Source, images: Path, keep: NDArray[np.bool_], how: str) -> None:
     root = os.path.realpath(images)
-    folders = _Folders(folder)
+    folder.mkdir()
     indices = np.flatnonzero(keep).tolist()
     for i in Progress("linking images" if how == "link" else "copying images", len(indices)).over(indices):
-        source, target = _source(root, found, i), folders.place(found.image_names[i])
-        if source is None:
-            raise FileNotFoundError(f"{found.sources[i]} has gone from {images} meanwhile. Fix: run it again.")
+        file, target = _file_of(root, source, i), _place(folder, source.images[i]["file_name"])
+        if file is None:
+            raise FileNotFoundError(f"{source.given[i]} has gone from {images} meanwhile. Fix: run it again.")
         if how == "copy":
-            shutil.copyfile(source, target)
+            shutil.copyfile(file, target)
             continue
         try:
-            os.symlink(source, target)
+            os.symlink(file, target)
         except OSError as error:
             raise DataError(f"cannot make links in {folder.parent.parent}: {error}. Fix: use --copy or --none.") from None
 
 
-class _Folders:
-    """Paths below a folder, whose own folders are made when they are first needed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._made = {""}
-        root.mkdir()
-
-    def place(self, name: str) -> str:
-        """Path of a name that is parted by '/'."""
-        parent = name.rpartition("/")[0]
-        if parent not in self._made:
-            os.makedirs(os.path.join(self._root, parent), exist_ok=True)
-            self._made.add(parent)
-        return os.path.join(self._root, name)
+def _place(folder: Path, name: str) -> str:
+    """Path of a name that is parted by '/', whose own folders are made."""
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return path
 
 
-def _write_sidecar(
-    file: Path,
-    spool: Path,
-    found: Collected,
-    chosen: dict[str, Any],
-    keep: NDArray[np.bool_],
-    rows: NDArray[np.bool_],
-    names: list[str],
-) -> None:
+def _write_sidecar(file: Path, source: Source, keep: NDArray[np.bool_]) -> None:
     """The annotations without polygons, with the images' names in the data set: what pycocotools evaluates on."""
-    category = dict(chosen)
-    category["skeleton"] = [[a + 1, b + 1] for a, b in _limbs(chosen, names)[0]]
-    info = {"description": f"{found.file.name}, filtered by erpose convert: no segmentation"}
-    with file.open("w", encoding="ascii") as handle, spool.open(encoding="ascii") as lines:
-        handle.write(f'{{"info":{json.dumps(info)},\n"categories":[{json.dumps(category)}],\n"images":[\n')
-        handle.write(",\n".join(found.image_extra[i] for i in np.flatnonzero(keep)))
-        handle.write('\n],\n"annotations":[')
-        comma = "\n"
-        for line, wanted in zip(lines, rows):
-            if wanted:
-                handle.write(comma + line[:-1])
-                comma = ",\n"
-        handle.write("\n]}\n")
+    limbs = [[a + 1, b + 1] for a, b in _limbs(source)[0]]
+    info = {"description": f"{source.file.name}, filtered by erpose convert: no segmentation"}
+    images = (entry for entry, kept in zip(source.images, keep) if kept)
+    annotations = (entry for entry, kept in zip(source.annotations, keep[source.owner]) if kept)
+    head = {"info": info, "categories": [{**source.category, "skeleton": limbs}]}
+    write_annotations(file, head, {"images": images, "annotations": annotations})
 
 
 # -- data YAML -------------------------------------------------------------------------------------------------------
 
 
-def _limbs(chosen: dict[str, Any], names: list[str]) -> tuple[list[list[int]], bool]:
+def _limbs(source: Source) -> tuple[list[list[int]], bool]:
     """The category's limbs, counted from 0, and True; the published ones or none and False where its own are no use."""
-    pairs = chosen.get("skeleton")
+    pairs, names = source.category.get("skeleton"), source.names
     keypoints = range(1, len(names) + 1)  # COCO counts from 1
     if isinstance(pairs, list) and pairs:
         if all(isinstance(p, list) and len(p) == 2 and p[0] in keypoints and p[1] in keypoints for p in pairs):
@@ -708,8 +557,9 @@ def _limbs(chosen: dict[str, Any], names: list[str]) -> tuple[list[list[int]], b
     return [list(pair) for pair in known.limbs] if known else [], False
 
 
-def _describe(found: Collected, chosen: dict[str, Any], names: list[str], summary: Summary) -> dict[str, Any]:
+def _describe(source: Source, summary: Summary) -> dict[str, Any]:
     """The keys of the data YAML that the JSON knows."""
+    chosen, names = source.category, source.names
     data: dict[str, Any] = {"kpt_shape": [len(names), 3], "names": {0: str(chosen["name"])}, "kpt_names": {0: names}}
     known = known_skeleton(names)
     if known:
@@ -725,13 +575,12 @@ def _describe(found: Collected, chosen: dict[str, Any], names: list[str], summar
         summary.notes.append(f"no flip_idx written, so training does not mirror: {why}. Add flip_idx to data.yaml.")
     else:
         data["flip_idx"] = flip
-    limbs, own = _limbs(chosen, names)
+    limbs, own = _limbs(source)
     if limbs:
         data["skeleton"] = limbs
     if chosen.get("skeleton") and not own:
         instead = f"{known.title}'s limbs are written in its place" if known else "it is left out"
         summary.notes.append(f"the file's skeleton is not pairs of keypoints from 1 to {len(names)}: {instead}.")
-    summary.without_area = found.without_area
     return data
 
 

@@ -7,14 +7,13 @@ added or moved, gets a new id and the area rule's area, 0.53 of its box.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from erpose_yolo.data.convert.stream import JsonStream
+from erpose_yolo.data.coco_json import read_json, write_annotations
 from erpose_yolo.data.data_yaml import DataError, DataYaml, load_data_yaml
 from erpose_yolo.data.images import image_size, images_of, label_of
 from erpose_yolo.data.labels import Array, Rows, read_rows
@@ -41,7 +40,6 @@ class Summary:
     images: int = 0
     annotations: int = 0
     matched: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
 def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> Summary:
@@ -70,89 +68,62 @@ def convert(data_yaml: Path, split: str, out: Path, overwrite: bool = False) -> 
     side = _read_sidecar(source, split)
     images = images_of(source.entries(split))
     roots = [entry for entry in source.entries(split) if entry.is_dir()] or [source.root / "images" / split]
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    summary = Summary()
-    with written_whole(out) as part, open(part, "w", encoding="ascii") as file:
-        _write(file, source, side, images, roots, keypoints, dims, summary)
-    return summary
-
-
-def _read_sidecar(source: DataYaml, split: str) -> Sidecar | None:
-    file = source.annotations(split)
-    if file is None:
-        return None
-    if not file.is_file():
-        raise FileNotFoundError(f"{source.file}:{source.lines['annotations']}: {file} is no file. Fix: convert again.")
-    side = Sidecar()
-    stream = JsonStream(file)
-    for key, index, value in stream:
-        if index is None:
-            continue
-        if key == "images":
-            side.images[value["file_name"]] = value
-        elif key == "annotations":
-            side.annotations.setdefault(value["image_id"], []).append(value)
-        elif key == "categories":
-            side.categories.append(value)
-    return side
-
-
-def _write(
-    file: Any,
-    source: DataYaml,
-    side: Sidecar | None,
-    images: list[Path],
-    roots: list[Path],
-    keypoints: int,
-    dims: int,
-    summary: Summary,
-) -> None:
-    """Write the JSON while going over the images; annotations wait in memory as text, for ids of new ones."""
     names = source.data.get("names") or {0: "person"}
     names = dict(enumerate(names)) if isinstance(names, list) else names
     categories = _categories(source, side, names, keypoints)
-    taken = {a["id"] for group in (side.annotations.values() if side else ()) for a in group}
-    next_id = max(taken, default=0) + 1
+    next_id = max((a["id"] for group in side.annotations.values() for a in group), default=0) + 1
     image_ids = _image_ids(images, side)
-    info = {"description": f"{source.file.name} by erpose convert; area: of the sidecar, else 0.53 x width x height"}
-    file.write(f'{{"info":{json.dumps(info)},\n"categories":{json.dumps(categories)},\n"images":[')
-    texts: list[str] = []
+    summary, entries, annotations = Summary(len(images)), [], []
     for number, image in enumerate(Progress("converting labels", len(images)).over(images)):
         name = _name_in(image, roots)
-        entry = side.images.get(name) if side else None
+        entry = side.images.get(name)
         if entry is None:
             try:
                 width, height = image_size(image)
             except OSError as error:
                 raise DataError(f"{image}: cannot be read: {error}. Fix: replace the image.") from None
             entry = {"id": image_ids[number], "file_name": name, "width": width, "height": height}
-        file.write((",\n" if number else "\n") + json.dumps(entry, separators=(",", ":")))
+        entries.append(entry)
         label = label_of(image)
-        rows = read_rows(label, keypoints, dims) if label.is_file() else None
-        if rows is None:
+        if not label.is_file():
             continue
-        if rows.problems:
-            first = rows.problems[0]
+        rows = read_rows(label, keypoints, dims)
+        for first in rows.problems:
             raise DataError(f"{label}:{first.line}: {first.what}. Fix: {first.fix}.")
-        known = side.annotations.get(entry["id"], []) if side else []
-        for annotation, match in _annotations(rows, entry, known, categories, label):
+        for annotation, match in _annotations(rows, entry, side.annotations.get(entry["id"], []), categories, label):
             if match is None:
                 annotation["id"] = next_id
                 next_id += 1
             else:
                 summary.matched += 1
-            texts.append(json.dumps(annotation, separators=(",", ":")))
-        summary.images += 1
-    summary.images = len(images)
-    summary.annotations = len(texts)
-    file.write('\n],\n"annotations":[')
-    for i, text in enumerate(texts):
-        file.write((",\n" if i else "\n") + text)
-    file.write("\n]}\n")
+            annotations.append(annotation)
+    summary.annotations = len(annotations)
+    info = {"description": f"{source.file.name} by erpose convert; area: of the sidecar, else 0.53 x width x height"}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(out) as part:
+        write_annotations(part, {"info": info, "categories": categories}, {"images": entries, "annotations": annotations})
+    return summary
 
 
-def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], keypoints: int) -> list[dict[str, Any]]:
+def _read_sidecar(source: DataYaml, split: str) -> Sidecar:
+    """The sidecar of a split, empty where there is none."""
+    file, side = source.annotations(split), Sidecar()
+    if file is None:
+        return side
+    if not file.is_file():
+        raise FileNotFoundError(f"{source.file}:{source.lines['annotations']}: {file} is no file. Fix: convert again.")
+    content = read_json(file)
+    try:
+        side.images = {entry["file_name"]: entry for entry in content["images"]}
+        side.categories = content["categories"]
+        for entry in content["annotations"]:
+            side.annotations.setdefault(entry["image_id"], []).append(entry)
+    except (KeyError, TypeError):
+        raise DataError(f"{file}: not as erpose convert writes it. Fix: convert again.") from None
+    return side
+
+
+def _categories(source: DataYaml, side: Sidecar, names: dict[int, str], keypoints: int) -> list[dict[str, Any]]:
     """One category a class; ids are those of the sidecar, else class index + 1."""
     titles = keypoint_names(source.data.get("kpt_names"), keypoints)
     limbs = source.data.get("skeleton")
@@ -161,21 +132,21 @@ def _categories(source: DataYaml, side: Sidecar | None, names: dict[int, str], k
     titles = titles or [f"keypoint_{k}" for k in range(keypoints)]
     out = []
     for index, name in sorted(names.items()):
-        theirs = next((c for c in (side.categories if side else []) if c.get("name") == name), None)
+        theirs = next((c for c in side.categories if c.get("name") == name), None)
         number = theirs["id"] if theirs else index + 1
         pairs = [[a + 1, b + 1] for a, b in limbs or []]
         out.append({"id": number, "name": str(name), "keypoints": titles, "skeleton": pairs})
     return out
 
 
-def _image_ids(images: list[Path], side: Sidecar | None) -> list[int]:
+def _image_ids(images: list[Path], side: Sidecar) -> list[int]:
     """Ids of the images that the sidecar does not know: the number in the name where all are such, as in COCO."""
-    if side is None:
+    if not side.images:
         stems = [p.stem for p in images]
         if all(s.isascii() and s.isdigit() and len(s) < 19 for s in stems) and len({int(s) for s in stems}) == len(stems):
             return [int(s) for s in stems]
         return list(range(1, len(images) + 1))
-    first = max((entry["id"] for entry in side.images.values()), default=0) + 1
+    first = max(entry["id"] for entry in side.images.values()) + 1
     return list(range(first, first + len(images)))
 
 
@@ -212,7 +183,7 @@ def _annotations(
         match = _match(poses[n], box, seen[n], left, width, height)
         annotation: dict[str, Any] = {}
         if match is not None:
-            left.remove(match)
+            left = [candidate for candidate in left if candidate is not match]
             annotation.update(match)
         annotation["image_id"] = image["id"]
         annotation["category_id"] = categories[category]["id"]
@@ -239,7 +210,7 @@ def _match(
 ) -> dict[str, Any] | None:
     """The annotation that the row was made from: same labelled keypoints, or the same box where none is labelled."""
     for candidate in candidates:
-        theirs = np.asarray(candidate.get("keypoints") or np.zeros(pose.size), float).reshape(-1, 3)
+        theirs = np.asarray(candidate.get("keypoints", np.zeros(pose.size)), float).reshape(-1, 3)
         inside = (theirs[:, 2] > 0) & ((theirs[:, :2] >= -1) & (theirs[:, :2] <= (width + 1, height + 1))).all(1)
         if candidate.get("iscrowd"):
             inside[:] = False

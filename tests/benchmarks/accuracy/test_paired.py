@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import paired
-from benchmarks.accuracy.ap_breakdown import at_number
 from erpose_yolo.metrics.coco import exact_sigmas, from_arrays
 from erpose_yolo.metrics.crowdpose import with_crowd_index
 from erpose_yolo.metrics.matching import accumulate, match
@@ -44,7 +43,7 @@ def test_figures_are_exact(tmp_path: Path) -> None:
     paired.write(tmp_path / "one.npz", {"64": paired.keep(truth, found, SIGMAS)})
     kept = paired.read(tmp_path / "one.npz")["64"]
     matches = match(truth, found, SIGMAS)
-    figures, crowd = paired.figures(kept), at_number(truth, found, SIGMAS, paired.SHOWN)
+    figures, crowd = paired.figures(kept), paired.at_number(truth, found, SIGMAS, paired.SHOWN)
     assert kept["void"].any() and 0.1 < figures["AP"][0] < 0.9
     assert figures["AP"][0] == pytest.approx(accumulate(matches).ap(), abs=1e-12)
     crowded = with_crowd_index(truth)[0] >= paired.CROWDED

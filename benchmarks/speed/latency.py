@@ -235,6 +235,7 @@ def pipeline(runtime: str, name: str, path: str, size: int) -> Callable[[np.ndar
 
         def select(outputs: list[Tensor], conf: float) -> list[Tensor]:
             return nms(outputs[0], conf)
+
     fit, infer = Letterbox(size), OPEN[runtime](path)
     return lambda image, conf: len(persons(fit, infer, select, image, conf)[1])
 

@@ -266,7 +266,7 @@ class PoseResults(Results):
             return None
         if self.erpose is None:
             raise ValueError(
-                "These results have no error bars: their network has no trained spreads (fit factors with 'erpose calibrate'), or "
+                "These results have no error bars: their network has no trained spreads (ERPose.calibrate fits them), or "
                 "is an export without them (export it with sigma=True)."
             )
         return np.asarray(self.erpose.cpu().numpy().sigma)

@@ -148,17 +148,28 @@ def learned_boxes(weights: str, labels: list[dict[str, Any]], photos: int, steps
     network.load(source.model, verbose=False)
     network.names, network.args, network.task = source.model.names, source.model.args, "pose"
     source.model = network.eval()
-    head: Any = network.model[-1]
-    cells = Cells(head)
-    source.predict(np.zeros((64, 64, 3), np.uint8), verbose=False, **options)
-    predictor: Any = source.predictor
+    some = random.Random(0).sample(labels, min(photos, len(labels)))
+    fit(network.model[-1].one2one_pose.box, assigned_cells(source, some, **options), steps)
+    source.predictor = None
+    return source
+
+
+def assigned_cells(model: ERPose, labels: list[dict[str, Any]], **options: Any) -> list[Tensor]:
+    """What :class:`Cells` keeps of labelled images, in one tensor each."""
+    cells = Cells(model.model.model[-1])
+    model.predict(np.zeros((64, 64, 3), np.uint8), verbose=False, **options)
+    predictor: Any = model.predictor
     handle = predictor.model.model.model[-1].register_forward_hook(cells)
-    for label in TQDM(random.Random(0).sample(labels, min(photos, len(labels))), desc="features"):
+    for label in TQDM(labels, desc="features"):
         cells.targets = _targets(label, predictor, options["imgsz"])
-        source.predict(label["im_file"], verbose=False, **options)
+        model.predict(label["im_file"], verbose=False, **options)
     handle.remove()
-    features, centres, strides, level, boxes = (torch.cat(column).clone() for column in zip(*cells.kept))
-    convs = head.one2one_pose.box
+    return [torch.cat(column).clone() for column in zip(*cells.kept)]
+
+
+def fit(convs: Any, cells: list[Tensor], steps: int) -> None:
+    """Train the box branch, a convolution for each level, on what :func:`assigned_cells` gives."""
+    features, centres, strides, level, boxes = cells
     optimizer = torch.optim.Adam(convs.parameters(), 0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     pick = torch.Generator().manual_seed(0)
@@ -175,8 +186,6 @@ def learned_boxes(weights: str, labels: list[dict[str, Any]], photos: int, steps
         optimizer.step()
         schedule.step()
     print(f"box branch: {len(features):,} cells, 1 - GIoU {loss.item():.3f}")
-    source.predictor = None
-    return source
 
 
 def _targets(label: dict[str, Any], predictor: Any, imgsz: int) -> Targets | None:

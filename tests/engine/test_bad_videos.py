@@ -110,7 +110,7 @@ def test_a_wrong_frame_rate(rate: float, way: str, tmp_path: Path, monkeypatch: 
 @ways
 @pytest.mark.parametrize("uneven", [True, False])
 def test_frames_that_come_unevenly(uneven: bool, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -> None:
-    """A rate that varies is told once, with the command that mends it; a dropped frame now and then is not."""
+    """A rate that varies is told once, with the command that makes it even; a dropped frame now and then is not."""
     gaps = np.tile([0.05, 0.15] if uneven else [0.1, 0.1, 0.1, 0.1, 0.2], 20)
     opened(monkeypatch, stamps=np.cumsum(gaps).tolist())
     results, rows = go(film(tmp_path / "a.avi", 12), lambda step: 2, way)

@@ -26,7 +26,7 @@ from erpose_yolo.engine.tracking import TRACKER, TrackWatch
 from erpose_yolo.engine.trainer import ERPoseTrainer
 from erpose_yolo.engine.validator import ERPoseValidator
 from erpose_yolo.export.safetensors import is_weights, load_weights, save_weights
-from erpose_yolo.method.errorbars import fit_factors
+from erpose_yolo.method.errorbars import fit_factors, fit_oks_factor
 from erpose_yolo.metrics.coco import exact_sigmas
 from erpose_yolo.metrics.errorbars import Errors, measure_errors
 from erpose_yolo.metrics.evaluate import read_labels
@@ -274,6 +274,7 @@ class ERPose(YOLO):
     def calibrate(self, data: str, split: str = "val", images: int = 1000, **kwargs: Any) -> Errors:
         """Fit what error bars are multiplied by, so that 49 and 86 % of the keypoints are within one and two of them.
 
+        What the expected OKS (``result.erpose.oks``) is computed with is fitted, too, so that its mean is that of the true OKS.
         :meth:`save` keeps the factors; training drops them. They are true of images like those that they were fitted on, so take
         some that the model has not been trained on.
 
@@ -292,14 +293,20 @@ class ERPose(YOLO):
         if not isinstance(self.model, ERPoseModel):
             raise ValueError(f"{self.model_name} is an export: calibrate its checkpoint, then export it again with sigma=True.")
         head = self.model.model[-1]
-        before, head.spread_factors = head.spread_factors, [1.0] * head.kpt_shape[0]
+        before = head.spread_factors, head.oks_factor
+        head.spread_factors = [1.0] * head.kpt_shape[0]
         try:
             errors = self.measure_errors(data, split, images, **kwargs)
             if not errors.labelled.any():
                 raise ValueError(f"No error bars to calibrate: none of the people labelled in {data} ({split}) were found.")
-            before = fit_factors(torch.from_numpy(errors.ratio), torch.from_numpy(errors.labelled)).tolist()
+            ratio, labelled, spread, visibility, true = (
+                torch.from_numpy(getattr(errors, name)) for name in ("ratio", "labelled", "spread", "visibility", "true")
+            )
+            factors = fit_factors(ratio, labelled)
+            before = factors.tolist(), fit_oks_factor(spread * factors, visibility, true)
         finally:
-            head.spread_factors, self.predictor = before, None  # which has a copy of the head
+            head.spread_factors, head.oks_factor = before
+            self.predictor = None  # which has a copy of the head
         return errors
 
     def measure_errors(self, data: str, split: str = "val", images: int | None = None, **kwargs: Any) -> Errors:

@@ -110,11 +110,11 @@ def detector(name: str, path: Path, nms: bool | None, args: argparse.Namespace) 
             if not stored:
                 return found
             stored.parent.mkdir(parents=True, exist_ok=True)
-            sigma = getattr(getattr(found, "erpose", None), "sigma", None)
-            torch.save({"boxes": found.boxes.data, "keypoints": found.keypoints.data, "sigma": sigma}, stored)
+            bars = getattr(getattr(found, "erpose", None), "data", None)
+            torch.save({"boxes": found.boxes.data, "keypoints": found.keypoints.data, "bars": bars}, stored)
         rows = torch.load(stored)
         result = Results(image, "", {0: "person"}, boxes=rows["boxes"], keypoints=rows["keypoints"])
-        return result if rows["sigma"] is None else PoseResults.of(result, None, rows["sigma"])
+        return result if rows["bars"] is None else PoseResults.of(result, None, rows["bars"])
 
     return lambda clip: [find(frame.image) for frame in clip]
 

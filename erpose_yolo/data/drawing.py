@@ -91,7 +91,7 @@ class ErrorBars(BaseTensor):
     It is indexed, sliced and moved with the result that it belongs to.
 
     Attributes:
-        data: (P, K), see ``sigma``.
+        data: (P, K + 1), ``sigma`` and ``oks``.
     """
 
     def __init__(self, data: torch.Tensor | np.ndarray, orig_shape: tuple[int, int]) -> None:
@@ -100,13 +100,18 @@ class ErrorBars(BaseTensor):
     @property
     def sigma(self) -> torch.Tensor | np.ndarray:
         """(P, K) standard deviation of each keypoint along one axis, in pixels of the original image (method.errorbars)."""
-        return self.data
+        return self.data[:, :-1]
+
+    @property
+    def oks(self) -> torch.Tensor | np.ndarray:
+        """(P,) OKS that each person may be expected to have with its label (method.errorbars.pose_oks)."""
+        return self.data[:, -1]
 
     @property
     def covariance(self) -> torch.Tensor | np.ndarray:
         """(P, K, 2, 2) the same as covariance matrices, square pixels: ``supervision.KeyPoints`` takes them."""
         unit = np.eye(2, dtype=np.float32) if isinstance(self.data, np.ndarray) else torch.eye(2).to(self.data)
-        return self.data[..., None, None] ** 2 * unit
+        return self.sigma[..., None, None] ** 2 * unit
 
 
 class PoseResults(Results):
@@ -126,20 +131,20 @@ class PoseResults(Results):
     show_sigma = save_sigma = False
 
     @classmethod
-    def of(cls, result: Results, limbs: Sequence[tuple[int, int]] | None, sigma: torch.Tensor | None = None) -> PoseResults:
+    def of(cls, result: Results, limbs: Sequence[tuple[int, int]] | None, bars: torch.Tensor | None = None) -> PoseResults:
         """Results with the content of others.
 
         Args:
             result: any.
             limbs: see the class.
-            sigma: (P, K) pixels of the original image.
+            bars: (P, K + 1) of :class:`ErrorBars`.
         """
         ours = cls(result.orig_img, result.path, result.names)
         ours.__dict__.update(vars(result))
         ours.limbs = limbs
         ours._keys = tuple(dict.fromkeys((*ours._keys, "erpose")))
-        if sigma is not None:
-            ours.erpose = ErrorBars(sigma, ours.orig_shape)
+        if bars is not None:
+            ours.erpose = ErrorBars(bars, ours.orig_shape)
         return ours
 
     def new(self) -> PoseResults:
@@ -257,7 +262,7 @@ class PoseResults(Results):
             return None
         if self.erpose is None:
             raise ValueError(
-                "These results have no error bars: their network has no trained spreads (fit factors with 'erpose calibrate'), or "
+                "These results have no error bars: their network has no trained spreads (ERPose.calibrate fits them), or "
                 "is an export without them (export it with sigma=True)."
             )
-        return np.asarray(self.erpose.cpu().numpy().data)
+        return np.asarray(self.erpose.cpu().numpy().sigma)

@@ -6,6 +6,7 @@ import functools
 import json
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from ultralytics.engine.results import Results
 from ultralytics.models.yolo.pose import PosePredictor
@@ -14,7 +15,7 @@ from ultralytics.utils import ops
 from erpose_yolo.data.drawing import PoseResults
 from erpose_yolo.data.skeletons import COCO_17, Limbs, limbs_ok
 from erpose_yolo.method.decode import HeadOutputs
-from erpose_yolo.method.errorbars import sigma_units
+from erpose_yolo.method.errorbars import pose_oks, sigma_units, spreads
 from erpose_yolo.method.maps import select_persons
 from erpose_yolo.method.oks import sigmas_for
 
@@ -61,20 +62,38 @@ class ERPosePredictor(PosePredictor):
         """Results of one image with the error bars that its rows end with, if any."""
         keypoints, values = self.model.kpt_shape
         pred, sigma = pred[:, : 6 + keypoints * values], pred[:, 6 + keypoints * values :]
+        bars = self._error_bars(pred, sigma) if sigma.shape[1] else None  # before super() moves boxes to the image, and clips them
         result = super().construct_result(pred, img, orig_img, img_path)
-        if not sigma.shape[1]:  # an export, or untrained spreads
+        if bars is None:  # an export, or untrained spreads
             return self.finish(result)
         gain = min(side / full for side, full in zip(img.shape[2:], result.orig_shape))  # of letterboxing, as ops.scale_coords
-        return self.finish(result, sigma / gain)
+        bars[:, :-1] /= gain
+        return self.finish(result, bars)
 
-    def finish(self, result: Results, sigma: Tensor | None = None) -> PoseResults:
+    def _error_bars(self, pred: Tensor, sigma: Tensor) -> Tensor:
+        """(P, K + 1) as ``ErrorBars`` takes them, in pixels of the network's input, of rows and the error bars at their ends."""
+        boxes, keypoints = pred[:, :4].float(), sigma.shape[1]
+        visibility = pred[:, 8::3].float() if self.model.kpt_shape[1] == 3 else boxes.new_ones(sigma.shape)
+        spread = spreads(sigma.float(), boxes, sigmas_for(keypoints, self.about("sigmas")).to(boxes))
+        oks = pose_oks(spread, visibility, self.about("oks_factor") or 1.0)
+        return torch.cat((sigma, oks[:, None].to(sigma)), 1)
+
+    def about(self, name: str) -> Any:
+        """OKS "sigmas" of the data set that the network was trained for, or the head's "oks_factor"; None where nobody knows."""
+        if self.model.format == "pt":
+            network: Any = self.model.model
+            return getattr(network, "kpt_oks_sigmas", None) if name == "sigmas" else network.model[-1].oks_factor
+        found = getattr(self.model, name, None)  # of the export's metadata, which some formats keep as text
+        return json.loads(found) if isinstance(found, str) else found
+
+    def finish(self, result: Results, bars: Tensor | None = None) -> PoseResults:
         """Results that are drawn with the limbs of the network's data set, and saved as this predictor's arguments say.
 
         Args:
             result: of one image.
-            sigma: (P, K) pixels of the original image.
+            bars: (P, K + 1) as ``ErrorBars`` takes them.
         """
-        ours = PoseResults.of(result, self.limbs, sigma)
+        ours = PoseResults.of(result, self.limbs, bars)
         ours.show_sigma, ours.save_sigma = self.show_sigma, self.save_sigma
         return ours
 

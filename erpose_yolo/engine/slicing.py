@@ -10,7 +10,6 @@ Shapes: P poses, K keypoints. Units: pixels of the whole image, unless a name sa
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ class Poses:
         category: (P,).
         view: (P, 4) the view that a pose was seen in.
         grain: (P,) image pixels per network pixel in that view.
-        sigma: (P, K) error bars in pixels, (P, 0) where there are none.
+        bars: (P, K + 1) of ErrorBars, (P, 0) where there are none.
     """
 
     keypoints: Tensor
@@ -116,7 +115,7 @@ class Poses:
     category: Tensor
     view: Tensor
     grain: Tensor
-    sigma: Tensor
+    bars: Tensor
 
     def __len__(self) -> int:
         return len(self.score)
@@ -289,21 +288,13 @@ class SlicedPredictor(ERPosePredictor):
         """Merge the poses of all views into the Results of each image."""
         results: list[PoseResults] = []
         for poses, image, path in zip(preds, orig_imgs, self.batch[0]):
-            sigmas = sigmas_for(poses.keypoints.shape[1], self.sigmas)
+            sigmas = sigmas_for(poses.keypoints.shape[1], self.about("sigmas"))
             height, width = image.shape[:2]
             poses = poses[merge(poses, height, width, sigmas)[: self.args.max_det]]
             boxes = torch.cat((poses.box, poses.score[:, None], poses.category[:, None]), 1)
             result = Results(image, path=path, names=self.model.names, boxes=boxes, keypoints=poses.keypoints)
-            results.append(self.finish(result, poses.sigma if poses.sigma.shape[1] else None))
+            results.append(self.finish(result, poses.bars if poses.bars.shape[1] else None))
         return results
-
-    @property
-    def sigmas(self) -> Sequence[float] | None:
-        """OKS sigmas of the data set that the model was trained for; None where it had none."""
-        if self.model.format == "pt":
-            return getattr(self.model.model, "kpt_oks_sigmas", None)
-        found = getattr(self.model, "sigmas", None)  # of the export's metadata, which some formats keep as text
-        return json.loads(found) if isinstance(found, str) else found
 
     def write_results(self, i: int, p: Path, im: Tensor, s: list[str]) -> str:
         """Save and describe an image as the stock predictor does, with the number of views behind the persons."""

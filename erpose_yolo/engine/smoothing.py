@@ -10,9 +10,11 @@ people near and far.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import cv2
 import numpy as np
 import torch
 from ultralytics.engine.results import Results
@@ -23,6 +25,7 @@ from ultralytics.utils import LOGGER
 MIN_CUTOFF, BETA = 2.0, 8.0
 ERROR = 0.03  # person sizes, the standard deviation at which the error bar leaves the cut-off as it is
 NONSENSE, USUAL = 1000.0, 30.0  # frames per second from which a rate is none, and what is assumed then
+UNEVEN, ODD = 1.5, 5  # a frame that comes so many times too early or late is odd, and so many of fifty are told
 
 
 def alpha(cutoff: np.ndarray | float, interval: float) -> np.ndarray | float:
@@ -101,6 +104,7 @@ class PoseSmoother:
     def __call__(self, result: Results) -> Results:
         """Results with filtered keypoints; persons without a track id stay as they are. Boxes are not touched."""
         self.frame += 1
+        self.tracks = {k: v for k, v in self.tracks.items() if (self.frame - v[1]) / self.fps <= self.forget}
         ids = None if result.boxes is None else result.boxes.id
         if ids is None or result.keypoints is None:
             return result
@@ -109,14 +113,10 @@ class PoseSmoother:
         sigma = error_bars(result)
         sigmas = [None] * len(sizes) if sigma is None else list(sigma)
         for row, (track, size) in enumerate(zip(ids.int().tolist(), sizes)):
-            euro, last = self.tracks.get(track, (None, 0))
-            missing = (self.frame - last) / self.fps
-            if euro is None or missing > self.forget:
-                euro, missing = OneEuro(self.min_cutoff, self.beta), 1 / self.fps
-            filtered = euro(keypoints[row, :, :2].cpu().numpy(), size, missing, sigmas[row])
+            euro, last = self.tracks.get(track) or (OneEuro(self.min_cutoff, self.beta), self.frame - 1)
+            filtered = euro(keypoints[row, :, :2].cpu().numpy(), size, (self.frame - last) / self.fps, sigmas[row])
             keypoints[row, :, :2] = torch.as_tensor(filtered, dtype=keypoints.dtype, device=keypoints.device)
             self.tracks[track] = (euro, self.frame)
-        self.tracks = {k: v for k, v in self.tracks.items() if self.frame - v[1] <= self.forget * self.fps}
         out = result.new()
         out.boxes, out.speed = result.boxes, result.speed
         if sigma is not None:
@@ -170,6 +170,8 @@ class TrackSmoother:
         if predictor.args.mode != "track":
             return
         streams = predictor.dataset.mode == "stream"
+        if self.smooth is True:
+            check_pace(predictor)
         for i, result in enumerate(predictor.results):
             tracker = predictor.trackers[i if streams else 0]
             if i == 0 or streams:
@@ -214,3 +216,30 @@ def frame_rate(predictor: Any, i: int, given: float | bool = True) -> float:
             LOGGER.warning(f"{source}: {rate} frames per second cannot be, {USUAL:g} are assumed. Give smooth=RATE if you know it.")
         rate = USUAL
     return float(rate) / max(int(predictor.args.vid_stride), 1)
+
+
+def check_pace(predictor: Any) -> None:
+    """Read the time stamps of a video, and say once where its frames do not come at the rate that smoothing takes them to have.
+
+    Stamps do not replace the rate: where Ultralytics reads ahead, or several frames at once, they are those of later frames. That
+    is good enough to tell even frames from uneven ones.
+    """
+    dataset = predictor.dataset
+    cap = getattr(dataset, "cap", None)
+    if dataset.mode != "video" or cap is None:
+        return
+    source, now = str(predictor.results[0].path), cap.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    known, before, seen, odd = getattr(predictor, "pace", ("", 0.0, 0, 0))
+    if known != source:
+        seen = odd = 0
+    elif now > before:  # a capture that is closed after its last frame says -1
+        rate = frame_rate(predictor, 0)
+        seen += 1
+        if not 1 / UNEVEN < (now - before) / len(predictor.results) * rate < UNEVEN:
+            odd += 1
+            if odd == ODD and seen <= 10 * ODD:
+                LOGGER.warning(
+                    f"{source}: its frames are not {1 / rate:.3f} s apart, as its rate says and as they are smoothed. Make them "
+                    f"even before: ffmpeg -i {Path(source).name} -vf fps={rate:.0f} even.mp4"
+                )
+    predictor.pace = (source, now, seen, odd)

@@ -20,7 +20,7 @@ import numpy as np
 
 from erpose_yolo.data.skeletons import COCO_17, keypoint_names
 from erpose_yolo.engine.offline import GAP, smooth_track
-from erpose_yolo.engine.smoothing import error_bars, frame_rate
+from erpose_yolo.engine.smoothing import check_pace, error_bars, frame_rate
 from erpose_yolo.files import written_whole
 
 COLUMNS = ("source", "frame", "id", "keypoint", "x", "y", "sigma", "score", "filled")
@@ -101,6 +101,8 @@ class TrackTable:
         if predictor.args.mode != "track":
             return
         mode = predictor.dataset.mode
+        if self.offline:
+            check_pace(predictor)
         for i, result in enumerate(predictor.results):
             if self._names is None and result.keypoints is not None:
                 given = getattr(getattr(predictor.model, "model", None), "kpt_names", None)

@@ -259,9 +259,10 @@ def describe(model: Any, head: Any, shares: bool = False) -> dict[str, Any]:
     Returns:
         head, end2end, kpt_names (per class, as ultralytics writes it; numbered where nobody named them), skeleton (pairs of
         keypoint indices, empty where unknown), sigmas, strides (``stride`` is the largest), layout ("rows" of the best cells,
-        sorted; "cells", a row per cell; "maps", see method.maps), row (its columns), units (of its coordinates) and input (what
-        the network was trained to see). For maps also maps (channels of each part of a pose map), offset_cells, margins (of
-        derived boxes, with room), confidence and sigma_units (of errorbars.keypoint_sigma, None where spreads are untrained).
+        sorted; "cells", a row per cell; "maps", see method.maps), row (its columns), units (of its coordinates), input (what
+        the network was trained to see) and oks_factor (of errorbars.pose_oks). For maps also maps (channels of each part of a
+        pose map), offset_cells, margins (of derived boxes, with room), confidence and sigma_units (of errorbars.keypoint_sigma,
+        None where spreads are untrained).
         Numbers, strings, lists and dictionaries only.
     """
     keypoints, values = head.kpt_shape
@@ -291,6 +292,7 @@ def describe(model: Any, head: Any, shares: bool = False) -> dict[str, Any]:
         "row": ROWS[values] + (SIGMA_LAYOUT if head.sigma_units is not None else ""),
         "units": "shares of the input's width and height" if shares else "pixels of the input",
         "input": {"colour": "RGB", "range": [0, 1], "order": "BCHW", "resize": "letterbox", "padding": 114},
+        "oks_factor": head.oks_factor,
         **(maps if head.layout == "maps" else {}),
     }
 

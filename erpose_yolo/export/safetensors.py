@@ -137,6 +137,7 @@ def describe(model: ERPoseModel) -> dict[str, Any]:
         "kpt_shape": list(model.kpt_shape),
         "confidence": model.model[-1].confidence,
         "spread_factors": model.model[-1].spread_factors,
+        "oks_factor": model.model[-1].oks_factor,
         "flip_idx": flip_from_names(names)[0] if names else known.flip if known else None,
         # the shortest decimals that give the same float32
         "kpt_oks_sigmas": [float(str(np.float32(s))) for s in sigmas_for(keypoints, model.kpt_oks_sigmas)],
@@ -159,6 +160,7 @@ def _build(about: dict[str, Any], text: Path) -> ERPoseModel:
         ) from error
     model.model[-1].confidence = about.get("confidence", ERPoseHead.confidence)
     model.model[-1].spread_factors = about.get("spread_factors")
+    model.model[-1].oks_factor = about.get("oks_factor", ERPoseHead.oks_factor)
     if about.get("fused"):
         model.fuse(verbose=False)
     for key in KEPT:

@@ -20,11 +20,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from erpose_yolo.method.decode import expected_oks
 from erpose_yolo.method.losses import bounded
-from erpose_yolo.method.oks import object_area
+from erpose_yolo.method.oks import object_area, tolerance
 
 AXIS_STD = math.sqrt(3.5)  # standard deviation along one axis of errors of spread 1
 LEAST_ERRORS = 20  # fewer errors of a keypoint than these say nothing about its factor
+LEAST_POSES = 10  # fewer poses than these say nothing about their OKS
 
 
 def within(sigmas: float) -> float:
@@ -58,6 +60,49 @@ def keypoint_sigma(log_spread: Tensor, boxes: Tensor, units: Tensor) -> Tensor:
     size = object_area(boxes.transpose(1, 2).float()).sqrt()[:, None]  # (B, 1, A); half types do not hold areas
     sigma = bounded(log_spread.float()).exp() * size * units.to(size)[:, None]
     return sigma.to(log_spread.dtype)
+
+
+def spreads(sigma: Tensor, boxes: Tensor, oks_sigmas: Tensor) -> Tensor:
+    """The inverse of :func:`keypoint_sigma`: spreads (N, K), in tolerances, from standard deviations.
+
+    Args:
+        sigma: (N, K) pixels.
+        boxes: (N, 4) corners in pixels.
+        oks_sigmas: (K,).
+    """
+    return sigma / (AXIS_STD * tolerance(object_area(boxes), oks_sigmas))
+
+
+def pose_oks(spread: Tensor, visibility: Tensor, factor: float = 1.0) -> Tensor:
+    """OKS (N,) to be expected of poses (decode.expected_oks).
+
+    Args:
+        spread: (N, K) tolerances.
+        visibility: (N, K) probabilities.
+        factor: of :func:`fit_oks_factor`.
+    """
+    return expected_oks((factor * spread).log().T[None], visibility.T[None])[0, 0]
+
+
+def fit_oks_factor(spread: Tensor, visibility: Tensor, true: Tensor) -> float:
+    """What spreads must be multiplied by so that the OKS expected of poses is on average the true one.
+
+    Above 1, because few errors are far larger than the law says, and because decode.expected_oks takes a simpler formula.
+
+    Args:
+        spread, visibility: see :func:`pose_oks`.
+        true: (N,) OKS; 1 is returned for fewer than LEAST_POSES.
+    """
+    low, high = 0.1, 10.0
+    if len(true) < LEAST_POSES:
+        return 1.0
+    for _ in range(40):  # the expectation falls with the factor
+        middle = math.sqrt(low * high)
+        if float(pose_oks(spread, visibility, middle).mean()) > float(true.mean()):
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(low * high)
 
 
 def fit_factors(ratio: Tensor, labelled: Tensor) -> Tensor:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from erpose_yolo.method.decode import expected_oks
-from erpose_yolo.method.errorbars import AXIS_STD
-from erpose_yolo.method.oks import object_area, tolerance
+from erpose_yolo.method.errorbars import spreads
+from erpose_yolo.method.oks import object_area
 from erpose_yolo.metrics.matching import match, pair_oks
 from erpose_yolo.metrics.predictions import Predictions
 from erpose_yolo.metrics.truth import GroundTruth
@@ -29,12 +28,16 @@ class Errors:
     Attributes:
         ratio: (N, K) distance between predicted and labelled keypoint, in standard deviations.
         labelled: (N, K) bool.
-        expected: (N,) OKS that the standard deviations let expect (decode.expected_oks).
+        spread: (N, K) spreads in tolerances (errorbars.spreads).
+        visibility: (N, K) as predicted.
+        expected: (N,) OKS that is expected of each person (``result.erpose.oks``).
         true: (N,) OKS.
     """
 
     ratio: np.ndarray
     labelled: np.ndarray
+    spread: np.ndarray
+    visibility: np.ndarray
     expected: np.ndarray
     true: np.ndarray
 
@@ -51,7 +54,7 @@ def measure_errors(results: Iterable[Any], truth: GroundTruth, sigmas: np.ndarra
         ValueError: results without error bars, or of other images.
     """
     k = truth.keypoints.shape[1]
-    image, category, score, points, boxes, bars = [], [], [], [], [], []
+    image, category, score, points, boxes, bars, hopes = [], [], [], [], [], [], []
     for result in results:
         if getattr(result, "erpose", None) is None:
             raise ValueError(f"{result.path}: results without error bars. Take a model with spreads.")
@@ -64,6 +67,7 @@ def measure_errors(results: Iterable[Any], truth: GroundTruth, sigmas: np.ndarra
         points.append(np.concatenate((xy, seen[..., None]), 2).astype(np.float64).reshape(-1, k, 3))
         boxes.append(found.boxes.xyxy.astype(np.float64))
         bars.append(found.erpose.sigma.astype(np.float64))
+        hopes.append(found.erpose.oks.astype(np.float64))
     keypoints, box, sigma = np.concatenate(points), torch.from_numpy(np.concatenate(boxes)), np.concatenate(bars)
     area = object_area(box)
     predictions = Predictions(np.concatenate(image), np.concatenate(category), np.concatenate(score), keypoints, area.numpy())
@@ -73,10 +77,10 @@ def measure_errors(results: Iterable[Any], truth: GroundTruth, sigmas: np.ndarra
     ours, theirs = np.array(pairs, np.int64).reshape(-1, 2).T
     labelled = truth.keypoints[theirs, :, 2] > 0
     distance = np.linalg.norm(keypoints[ours, :, :2] - truth.keypoints[theirs, :, :2], axis=2)
-    spread = torch.from_numpy(sigma[ours]) / (AXIS_STD * tolerance(area[ours], torch.from_numpy(sigmas)))
-    expected = expected_oks(spread.log().T[None], torch.from_numpy(keypoints[ours, :, 2]).T[None])[0, 0]
+    spread = spreads(torch.from_numpy(sigma[ours]), box[ours], torch.from_numpy(sigmas)).numpy()
+    expected = np.concatenate(hopes)[ours]
     true = pair_oks(keypoints, truth.keypoints, truth.area, truth.box, sigmas, ours, theirs)
-    return Errors(distance / sigma[ours], labelled, expected.numpy(), true)
+    return Errors(distance / sigma[ours], labelled, spread, keypoints[ours, :, 2], expected, true)
 
 
 def calibration_error(expected: np.ndarray, true: np.ndarray, bins: int = 10) -> float:

@@ -206,6 +206,7 @@ class ERPoseHead(Pose):
             spreads let expect (decode.confidence), or "score" alone. Checkpoints keep it; training starts from that of the weights.
         margins: (4, 3 + K) buffer, fitted to the training labels (method.boxes.fit_margins).
         spread_factors: K factors of the error bars, fitted to labels (method.errorbars.fit_factors); None: as trained.
+        oks_factor: of the OKS that spreads let expect, fitted with them (method.errorbars.fit_oks_factor); not in the scores.
         sigma_units: (K,) of method.errorbars.sigma_units; where they are set, rows end with the error bar of each keypoint.
         layout: "rows" of the best cells; "cells", a row per cell, for runtimes without TopK; "maps", the raw outputs that
             method.maps decodes on the host, of exports alone.
@@ -219,6 +220,7 @@ class ERPoseHead(Pose):
     per_keypoint_sampling = False
     fused = False
     spread_factors: list[float] | None = None
+    oks_factor = 1.0
     sigma_units: Tensor | None = None
     margins: Tensor
     sizes: list[float]
@@ -373,9 +375,7 @@ class ERPoseHead(Pose):
                 refine = partial(refine_best, refinements=pose.refinement, strides=self.sizes, level=level)
         elif pose.refinement is not None:
             sampling = self.per_keypoint_sampling
-            refine = partial(
-                refine_keypoints, refinements=pose.refinement, strides=self.sizes, per_keypoint_sampling=sampling
-            )
+            refine = partial(refine_keypoints, refinements=pose.refinement, strides=self.sizes, per_keypoint_sampling=sampling)
         margins, columns = with_room(self.margins), self.kpt_shape[1]
         table = make_rows(part, centres, strides, refine, margins, self.confidence, columns, self.sigma_units).transpose(1, 2)
         if self.layout != "rows":

@@ -14,7 +14,7 @@ from ultralytics.engine.results import Results
 from erpose_yolo import ERPose
 from erpose_yolo.cli import main
 from erpose_yolo.data.drawing import ErrorBars, PoseResults
-from erpose_yolo.method.errorbars import sigma_units, within
+from erpose_yolo.method.errorbars import pose_oks, sigma_units, within
 from erpose_yolo.method.oks import COCO_SIGMAS, sigmas_for
 from erpose_yolo.metrics.errorbars import calibration_error, measure_errors
 from erpose_yolo.metrics.truth import from_labels
@@ -22,15 +22,20 @@ from erpose_yolo.metrics.truth import from_labels
 OPTIONS = {"conf": 1e-6, "max_det": 4, "imgsz": 64, "device": "cpu", "verbose": False}
 
 
-def make_model(shape: tuple[int, int] = (17, 3)) -> ERPose:
+def make_model(shape: tuple[int, int] = (17, 3), std: float = 0.3) -> ERPose:
     """Random weights with spreads that differ from cell to cell."""
     torch.manual_seed(0)
     model = ERPose("erpose-n.yaml")
     if shape != (17, 3):
         model.model = type(model.model)("erpose-n.yaml", data_kpt_shape=shape, verbose=False)
     for conv in model.model.model[-1].deployed.spread:
-        torch.nn.init.normal_(conv.weight, std=0.3)
+        torch.nn.init.normal_(conv.weight, std=std)
     return model
+
+
+def bars_of(sigma: torch.Tensor, oks: float = 0.5) -> torch.Tensor:
+    """What ErrorBars take: error bars (P, K), and the same OKS for every person."""
+    return torch.cat((sigma, torch.full((len(sigma), 1), oks)), 1)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,24 @@ def test_pixels_of_the_original_image(shape: tuple[int, int], image: np.ndarray)
     assert rows.shape[1] == 6 + shape[0] * (shape[1] + 1)
     assert torch.equal(network.model[-1].sigma_units, sigma_units(sigmas_for(shape[0])))
     assert model.model.model[-1].sigma_units is None  # the user's own network is as it was
+
+
+@pytest.mark.parametrize("shape", [(17, 3), (5, 2)])
+def test_oks_of_a_person_is_what_the_score_is_weighed_with(shape: tuple[int, int], image: np.ndarray) -> None:
+    model = make_model(shape, std=0.03)  # far from the bound of the spreads, which scores do not have
+    head, options, found = model.model.model[-1], {**OPTIONS, "max_det": 300}, {}
+    head.spread_factors = [1.0] * shape[0]
+    for by, factor in (("score", 1.0), ("expected_oks", 1.0), ("expected_oks", 2.0)):
+        head.confidence, head.oks_factor, model.predictor = by, factor, None
+        result = model.predict(image, **options)[0]
+        order = result.erpose.sigma.double().sum(1).argsort()  # the same cells, sorted alike
+        found[by, factor] = result[order]
+    score, weighed, lowered = found.values()
+    assert len(score) == len(weighed) == len(lowered) == 84  # every cell
+    assert numbers(weighed.boxes.conf) == pytest.approx(numbers(score.boxes.conf.sqrt() * weighed.erpose.oks), rel=0.03)
+    assert numbers(weighed.erpose.oks) == pytest.approx(numbers(score.erpose.oks), rel=1e-3)
+    assert (lowered.erpose.oks < weighed.erpose.oks).all() and torch.equal(lowered.boxes.conf, weighed.boxes.conf)
+    assert torch.equal(lowered.erpose.sigma, weighed.erpose.sigma)
 
 
 def test_batch(model: ERPose, image: np.ndarray) -> None:
@@ -115,7 +138,7 @@ def test_drawn(model: ERPose, image: np.ndarray) -> None:
     keypoints[0, :2] = torch.tensor([[30.0, 40, 1], [90.0, 40, 0.1]])  # the second is not visible
     boxes = torch.tensor([[10.0, 10, 100, 90, 0.9, 0]])
     stock = Results(np.zeros_like(image), "x.jpg", {0: "person"}, boxes=boxes, keypoints=keypoints)
-    result = PoseResults.of(stock, None, torch.full((1, 17), 6.0))
+    result = PoseResults.of(stock, None, bars_of(torch.full((1, 17), 6.0)))
     options = {"boxes": False, "line_width": 1, "kpt_radius": 1}
     changed = (result.plot(sigma=True, **options) != result.plot(**options)).any(2)
     y, x = np.nonzero(changed)
@@ -147,12 +170,14 @@ def test_none_without_trained_spreads(image: np.ndarray, tmp_path: Path) -> None
 def test_factors_are_saved_and_old_files_open(tmp_path: Path, image: np.ndarray) -> None:
     model = make_model()
     model.model.model[-1].spread_factors = factors = [1.0 + k / 10 for k in range(17)]
+    model.model.model[-1].oks_factor = 1.25
     for name in ("new.pt", "new.safetensors"):
         model.save(tmp_path / name)
-        assert ERPose(tmp_path / name).model.model[-1].spread_factors == pytest.approx(factors)
-    del model.model.model[-1].spread_factors  # as in files of before
+        head = ERPose(tmp_path / name).model.model[-1]
+        assert head.spread_factors == pytest.approx(factors) and head.oks_factor == 1.25
+    del model.model.model[-1].spread_factors, model.model.model[-1].oks_factor  # as in files of before
     model.save(tmp_path / "old.pt")
-    assert "spread_factors" not in vars(ERPose(tmp_path / "old.pt").model.model[-1])
+    assert not {"spread_factors", "oks_factor"} & vars(ERPose(tmp_path / "old.pt").model.model[-1]).keys()
     assert ERPose(tmp_path / "old.pt").predict(image, **OPTIONS)[0].erpose is not None
 
 
@@ -193,14 +218,16 @@ def test_errors_are_measured_in_error_bars() -> None:
         keypoints = torch.tensor(np.concatenate((points[i] + off[i], np.ones((17, 1))), 1)[None]).float()
         boxes = torch.tensor([[10.0, 20, 90, 180, 0.9, 0]])
         stock = Results(np.zeros((200, 100, 3), np.uint8), f"{i}.jpg", {0: "person"}, boxes=boxes, keypoints=keypoints)
-        results.append(PoseResults.of(stock, None, torch.full((1, 17), 2.0)))
+        results.append(PoseResults.of(stock, None, bars_of(torch.full((1, 17), 2.0), 0.7)))
     results[0] = results[0][:0]  # nobody found
     errors = measure_errors(results, truth, np.array(COCO_SIGMAS))
     assert errors.ratio.shape == (39, 17) and not errors.labelled[:, 3].any() and errors.labelled.sum() == 39 * 16
     order = [truth.find([f"{i}.jpg"])[0] for i in range(1, 40)]
     wanted = np.linalg.norm(off, axis=2)[1:][np.argsort(order)] / 2
     assert np.allclose(errors.ratio[errors.labelled], wanted[errors.labelled], atol=1e-4)
-    assert (0.5 < errors.true).all() and (errors.expected < 1).all() and abs(errors.expected - errors.true).max() < 0.3
+    assert (0.5 < errors.true).all() and np.allclose(errors.expected, 0.7) and (errors.visibility == 1).all()
+    reach = np.sqrt(0.53 * 80 * 160) * 2 * np.array(COCO_SIGMAS)
+    assert np.allclose(errors.spread, 2 / (np.sqrt(3.5) * reach))
     with pytest.raises(ValueError, match="without error bars"):
         measure_errors([PoseResults.of(stock, None)], truth, np.array(COCO_SIGMAS))
 
@@ -232,22 +259,25 @@ def test_calibrate(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
         centre, side = rows[:, 1:3] * size, rows[:, 3:5] * size
         boxes = np.concatenate((centre - side / 2, centre + side / 2, np.tile([1.0, 0.0], (len(rows), 1))), 1)
         stock = Results(image, file, {0: "person"}, boxes=torch.tensor(boxes).float(), keypoints=keypoints)
-        return [PoseResults.of(stock, None, 0.5 * torch.tensor(head.spread_factors).expand(len(rows), -1))]
+        return [PoseResults.of(stock, None, bars_of(0.5 * torch.tensor(head.spread_factors).expand(len(rows), -1)))]
 
     monkeypatch.setattr(model, "predict", predict)
     model.calibrate(str(tiny_dataset), "train")
-    fitted = head.spread_factors
+    fitted, oks_factor = head.spread_factors, head.oks_factor
     assert len(fitted) == 17 and all(1.4 < factor < 2.4 for factor in fitted)
-    model.calibrate(str(tiny_dataset), "train")
-    assert head.spread_factors == pytest.approx(fitted)
+    errors = model.calibrate(str(tiny_dataset), "train")
+    assert head.spread_factors == pytest.approx(fitted) and head.oks_factor == oks_factor != 1
+    spread = torch.from_numpy(errors.spread) * torch.tensor(fitted)
+    assert float(pose_oks(spread, torch.ones_like(spread), oks_factor).mean()) == pytest.approx(errors.true.mean(), abs=1e-4)
     errors = model.measure_errors(str(tiny_dataset), "train")
     shares = [(errors.ratio[errors.labelled] <= n).mean() for n in (1, 2)]
     assert shares == pytest.approx([within(1), within(2)], abs=0.12)
     monkeypatch.setattr(model, "predict", lambda file, **options: [predict(file)[0][:0]])
     with pytest.raises(ValueError, match="none of the people"):
         model.calibrate(str(tiny_dataset), "train")
-    assert head.spread_factors == pytest.approx(fitted)
+    assert head.spread_factors == pytest.approx(fitted) and head.oks_factor == oks_factor
 
 
 def test_error_bars_of_one_person() -> None:
-    assert ErrorBars(torch.ones(17), (4, 4)).sigma.shape == (1, 17)
+    bars = ErrorBars(torch.arange(18.0), (4, 4))
+    assert bars.sigma.shape == (1, 17) and bars.oks.tolist() == [17.0]

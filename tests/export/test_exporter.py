@@ -543,6 +543,7 @@ def test_error_bars_are_exported_when_asked_for(fmt: str, checkpoint: Path) -> N
     for keypoints, sigma in list(zip(wanted.keypoints.xy, wanted.erpose.sigma))[:10]:
         row = (got.keypoints.xy - keypoints).flatten(1).norm(dim=1).argmin()
         assert torch.allclose(got.erpose.sigma[row], sigma, rtol=2e-2)
+    assert sorted(got.erpose.oks.tolist())[-3:] == pytest.approx(sorted(wanted.erpose.oks.tolist())[-3:], abs=0.01)
     if fmt == "torchscript":
         plain = ERPose(checkpoint).export(format=fmt, imgsz=SIZE)
         assert "sigma*K" not in exporter.read_metadata(plain)["row"]

@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from erpose_yolo.method.errorbars import AXIS_STD, LEAST_ERRORS, fit_factors, keypoint_sigma, sigma_units, within
+from erpose_yolo.method.errorbars import (
+    AXIS_STD,
+    LEAST_ERRORS,
+    fit_factors,
+    fit_oks_factor,
+    keypoint_sigma,
+    pose_oks,
+    sigma_units,
+    spreads,
+    within,
+)
 from erpose_yolo.method.losses import bounded, smooth_oks_loss
 from erpose_yolo.method.oks import object_area, sigmas_for, tolerance
 
@@ -66,6 +76,30 @@ def test_factors_are_found_again() -> None:
     assert torch.allclose(fit_factors(ratio, labelled).double(), factors, rtol=0.25)
     labelled[:200] = False  # what is not labelled does not count
     assert torch.allclose(fit_factors(ratio, labelled).double(), factors, rtol=0.05)
+
+
+def test_the_oks_factor_makes_the_mean_true() -> None:
+    """Errors of the law itself, seen by all keypoints: near 1; the same errors with a long tail: above it."""
+    reach = errors(4000, torch.ones(17, dtype=torch.float64)) * AXIS_STD  # in spreads
+    spread = torch.exp(torch.linspace(-2.5, -1, 4000, dtype=torch.float64))[:, None].expand(-1, 17)
+    visibility = torch.rand(4000, 17, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def true(scale: Tensor | float) -> Tensor:
+        return torch.exp(-((reach * spread * scale) ** 2) / 2).mean(1)
+
+    plain = fit_oks_factor(spread, visibility, true(1.0))
+    assert 1 < plain < 1.15  # the formula of expected_oks is up to 0.026 too large
+    tail = torch.where(torch.arange(17) % 8 == 0, 10.0, 1.0)
+    longer = fit_oks_factor(spread, visibility, true(tail))
+    assert longer > 1.2 * plain
+    assert float(pose_oks(spread, visibility, longer).mean()) == pytest.approx(float(true(tail).mean()), abs=1e-4)
+    assert fit_oks_factor(spread[:5], visibility[:5], true(tail)[:5]) == 1
+
+
+def test_spreads_undo_error_bars() -> None:
+    log_spread, boxes, sigmas = torch.tensor([[-1.0], [0.5], [-2.0]]), torch.tensor([[0.0, 0, 60, 80]]), sigmas_for(3)
+    sigma = keypoint_sigma(log_spread[None], boxes.T[None], sigma_units(sigmas))[0].T
+    assert torch.allclose(spreads(sigma, boxes, sigmas), bounded(log_spread).exp().T)
 
 
 def test_few_errors_say_little() -> None:

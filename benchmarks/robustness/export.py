@@ -50,7 +50,7 @@ CASES = {
     "coreml": [FP32, FP16, INT8],
 }
 QUANTIZE = {FP32: 32, FP16: 16, INT8: 8}
-CALIBRATION = 100  # photos
+CALIBRATION = 50  # photos
 ROUNDS = 20
 
 
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--photos", type=int, help="val photos, drawn at random; all of them without it")
     parser.add_argument("--formats", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--precisions", nargs="+", default=[FP32, FP16, INT8, W8A16, W8A32])
     parser.add_argument("--again", action="store_true", help="measure rows anew that are there, and drop those of other weights")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
@@ -224,7 +225,7 @@ def measure_all(args: argparse.Namespace, setup: dict[str, Any]) -> None:
     """
     old = common.read("export")
     if {key: old.get(key) for key in setup} == setup:
-        rows = [row for row in old["rows"] if not (args.again and row["format"] in args.formats)]
+        rows = [r for r in old["rows"] if not (args.again and r["format"] in args.formats and r["precision"] in args.precisions)]
     elif old and not args.again:
         raise ValueError(f"results/export.json was measured with other weights or photos than {setup}. Fix: --again.")
     else:
@@ -232,7 +233,7 @@ def measure_all(args: argparse.Namespace, setup: dict[str, Any]) -> None:
     order = [("torch", FP32), *((fmt, precision) for fmt, precisions in CASES.items() for precision in precisions)]
     for fmt, precision in order:
         there = any((row["format"], row["precision"]) == (fmt, precision) for row in rows)
-        if there or fmt not in ("torch", *args.formats):
+        if there or not (fmt == "torch" or (fmt in args.formats and precision in args.precisions)):
             continue
         rows.append({"format": fmt, "precision": precision, **isolated(args, fmt, precision)})
         rows.sort(key=lambda row: order.index((row["format"], row["precision"])))

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -87,6 +88,7 @@ def export(model: Any, run: Callable[..., str], layout: str | None = None, sigma
         with _TURN, work.quiet(), tempfile.TemporaryDirectory() as scratch:
             if calibrated and not kwargs.get("data"):
                 LOGGER.warning(HINT)
+                work.own_images = True
                 kwargs["data"] = str(write_default_data(Path(scratch), model.model.model[-1].kpt_shape[0]))
             if fmt == "ncnn" and eight_bit:  # ultralytics has no such step
                 work.calibration = {key: kwargs.pop(key) for key in ("data", "split", "fraction") if key in kwargs}
@@ -140,6 +142,7 @@ class _Work:
         self.folder: Path | None = None
         self.final = Path()
         self.calibration: dict[str, Any] = {}  # arguments, of an NCNN export in 8 bits
+        self.own_images = False  # calibrated on those of export.calibration
         self.stock: Any = None
 
     def start(self, exporter: Any) -> None:
@@ -210,6 +213,8 @@ class _Work:
             text = record.getMessage()
             if "not support end2end" in text:
                 return False  # it goes on to say that the branch is disabled, and it is not
+            if self.own_images and re.search("No labels found|Labels are missing|images recommended", text):
+                return False  # HINT has said it
             if self.folder is not None and str(self.folder) in text:
                 record.msg, record.args = text.replace(str(self.folder), str(self.final)), ()
             return True

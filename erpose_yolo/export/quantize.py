@@ -30,6 +30,7 @@ from erpose_yolo.nn.head import ERPoseHead
 
 SILU_FLOOR = -8.0  # SiLU of it is -0.003
 FIRST = 3  # blocks
+LARGE = 512  # values of a tensor that is worth storing in half precision
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _onnx(parts: Parts) -> Callable[[Any], Any]:
     kept = traced([*parts.first, *parts.attention, *parts.head])
 
     def wrap(stock: Callable[..., Any]) -> Callable[..., Any]:
-        def quantize_static(model_input: Any, *args: Any, **kwargs: Any) -> Any:
+        def quantize_static(model_input: Any, model_output: Any, *args: Any, **kwargs: Any) -> None:
             import onnx
             from onnxruntime.quantization import QuantType
 
@@ -101,11 +102,29 @@ def _onnx(parts: Parts) -> Callable[[Any], Any]:
             kwargs |= {"per_channel": True, "activation_type": QuantType.QUInt8}
             into_silu = {node.input[0] for node in nodes if node.op_type == "Sigmoid"}
             with replaced("onnxruntime.quantization.quantize", "create_calibrator", lambda make: _floored(make, into_silu)):
-                return stock(model_input, *args, **kwargs)
+                stock(model_input, model_output, *args, **kwargs)
+            made = onnx.load(model_output)
+            _store_in_half(made.graph)
+            onnx.save(made, model_output)
 
         return quantize_static
 
     return wrap
+
+
+def _store_in_half(graph: Any) -> None:
+    """Keep weights that are in float as float16 in the file; the runtime turns them into float32 when it opens it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weights in graph.initializer:
+        if weights.data_type == TensorProto.FLOAT and len(weights.dims) == 4 and np.prod(weights.dims) >= LARGE:
+            name = weights.name
+            weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights).astype(np.float16), f"{name}_half"))
+            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]  # in the order of computation
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _floored(stock: Callable[..., Any], into_silu: set[str]) -> Callable[..., Any]:
@@ -136,12 +155,21 @@ def _openvino(parts: Parts) -> Callable[[Any], Any]:
             import nncf
 
             names = [op.get_friendly_name() for op in model.get_ordered_ops()]
-            kwargs["ignored_scope"] = nncf.IgnoredScope(names=[name for name in names if re.search(kept, name)])
+            given = kwargs.get("ignored_scope")
+            here = (name for name in names if re.search(kept, name))
+            kwargs["ignored_scope"] = nncf.IgnoredScope(names=[*dict.fromkeys([*(given.names if given else ()), *here])])
             return stock(model, *args, **kwargs)
 
         return quantize
 
     return wrap
+
+
+def _saved_in_half(stock: Callable[..., Any]) -> Callable[..., Any]:
+    def save_model(model: Any, path: Any, **kwargs: Any) -> Any:
+        return stock(model, path, **{**kwargs, "compress_to_fp16": True})
+
+    return save_model
 
 
 def _litert(parts: Parts, stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,7 +211,7 @@ def _wrapped(fmt: str, parts: Parts) -> list[tuple[str, str, Callable[[Any], Any
     recipes = ("static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32")
     return {
         "onnx": [("onnxruntime.quantization", "quantize_static", _onnx(parts))],
-        "openvino": [("nncf", "quantize", _openvino(parts))],
+        "openvino": [("nncf", "quantize", _openvino(parts)), ("openvino", "save_model", _saved_in_half)],
         "litert": [
             *(("ai_edge_quantizer.recipe", name, partial(_litert, parts)) for name in recipes),
             ("ai_edge_quantizer.quantizer", "Quantizer.calibrate", _litert_ranges),

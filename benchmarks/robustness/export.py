@@ -51,6 +51,7 @@ CASES = {
 }
 QUANTIZE = {FP32: 32, FP16: 16, INT8: 8}
 CALIBRATION = 50  # photos
+SHARE = 0.1  # of the train split, from which they are drawn: labels of all would be read in vain
 ROUNDS = 20
 
 
@@ -166,7 +167,8 @@ def subset(data: str, photos: int | None, folder: Path) -> tuple[str, int]:
         Path of its data YAML, and the number of val photos.
     """
     data = str(catalog.resolve_data(data))
-    (val, info), (train, _) = (read_labels(data, split, folder, {}) for split in ("val", "train"))
+    val, info = read_labels(data, "val", folder, {})
+    train, _ = read_labels(data, "train", folder, {"fraction": SHARE})
     draw = random.Random(0).sample
     chosen = {
         "photos": val if photos is None else draw(val, min(photos, len(val))),

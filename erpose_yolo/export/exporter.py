@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from erpose_yolo.arguments import check_arguments
 from erpose_yolo.data.skeletons import COCO_17, keypoint_names, known_skeleton
 from erpose_yolo.export.calibration import HINT, write_default_data
 from erpose_yolo.export.formats import (
+    ALWAYS_EIGHT_BIT,
     CALIBRATED,
     CONVERTERS,
     EIGHT_BIT,
@@ -80,8 +81,10 @@ def export(model: Any, run: Callable[..., str], layout: str | None = None, sigma
     check_arguments("export", kwargs)
     kwargs["nms"] = False
     work = _Work(fmt, layout_of(fmt, layout), sigma)
-    eight_bit = quantize in EIGHT_BIT
-    calibrated = eight_bit and fmt in CALIBRATED and quantize != "w8a32"
+    eight_bit = quantize in EIGHT_BIT and isinstance(model.model, nn.Module)  # stock code refuses to export an export
+    if fmt == "ncnn" and eight_bit and work.layout != "maps":
+        raise ValueError("format='ncnn' has 8 bits with layout='maps' alone: cells would be decoded in 8 bits. Leave out layout=.")
+    calibrated = fmt in CALIBRATED and ((eight_bit and quantize != "w8a32") or fmt in ALWAYS_EIGHT_BIT)
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
@@ -90,10 +93,10 @@ def export(model: Any, run: Callable[..., str], layout: str | None = None, sigma
                 LOGGER.warning(HINT)
                 work.own_images = True
                 kwargs["data"] = str(write_default_data(Path(scratch), model.model.model[-1].kpt_shape[0]))
-            if fmt == "ncnn" and eight_bit:  # ultralytics has no such step
+            if fmt == "ncnn" and quantize == 8:  # ultralytics has no such step
                 work.calibration = {key: kwargs.pop(key) for key in ("data", "split", "fraction") if key in kwargs}
-                kwargs = {**kwargs, "quantize": 16, "half": False, "int8": False}
-            with held_in_float(fmt if eight_bit else "", model.model), paddle_sampling(fmt):
+                kwargs = {key: value for key, value in kwargs.items() if key not in ("half", "int8")} | {"quantize": 16}
+            with held_in_float(fmt, model.model) if eight_bit else nullcontext(), paddle_sampling(fmt):
                 made = run(**kwargs)
                 return work.publish(str(made))  # coreml gives a Path
     finally:
@@ -199,7 +202,9 @@ class _Work:
         metadata = YAML.load(sidecar)
         YAML.save(sidecar, {**metadata, "args": {**metadata.get("args", {}), "quantize": 8}})
         target = source.with_name(source.name.replace("_ncnn_model", "_int8_ncnn_model"))
-        return f"{source.rename(target)}{made[-1] if made[-1] in '/' else ''}"
+        for script in source.glob("*.py"):
+            script.write_text(script.read_text().replace(source.name, target.name))
+        return str(source.rename(target))
 
     def clean(self) -> None:
         if self.folder is not None:

@@ -93,6 +93,12 @@ def test_outliers_are_clipped() -> None:
     assert with_outlier < 20
 
 
+def test_cells_are_refused_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("erpose_yolo.export.exporter._need", lambda *_: None)
+    with pytest.raises(ValueError, match="layout='maps' alone"):
+        ERPose("erpose-n.yaml").export(format="ncnn", layout="cells", quantize=8)
+
+
 @pytest.mark.slow
 def test_export_in_8_bits(tmp_path: Path) -> None:
     pytest.importorskip("ncnn")

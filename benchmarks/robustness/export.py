@@ -202,7 +202,6 @@ def main() -> None:
     parser.add_argument("--photos", type=int, help="val photos, drawn at random; all of them without it")
     parser.add_argument("--formats", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--precisions", nargs="+", default=[FP32, FP16, INT8, W8A16, W8A32])
-    parser.add_argument("--again", action="store_true", help="measure rows anew that are there, and drop those of other weights")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -219,27 +218,32 @@ def main() -> None:
         measure_all(args, setup)
 
 
-def measure_all(args: argparse.Namespace, setup: dict[str, Any]) -> None:
-    """Measure the rows that are missing, and save after each.
+def rows_of(setup: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that are there, read anew each time, as another process may have added some.
 
     Raises:
-        ValueError: the rows that are there are of other weights or photos.
+        ValueError: they are of other weights or photos.
     """
     old = common.read("export")
-    if {key: old.get(key) for key in setup} == setup:
-        rows = [r for r in old["rows"] if not (args.again and r["format"] in args.formats and r["precision"] in args.precisions)]
-    elif old and not args.again:
-        raise ValueError(f"results/export.json was measured with other weights or photos than {setup}. Fix: --again.")
-    else:
-        rows = []
+    if old and {key: old.get(key) for key in setup} != setup:
+        raise ValueError(f"results/export.json was measured with other weights or photos than {setup}. Fix: remove it.")
+    return list(old.get("rows", []))
+
+
+def measure_all(args: argparse.Namespace, setup: dict[str, Any]) -> None:
+    """Measure the rows that are missing, and save after each."""
     order = [("torch", FP32), *((fmt, precision) for fmt, precisions in CASES.items() for precision in precisions)]
+
+    def place(row: dict[str, Any]) -> int:
+        return order.index((row["format"], row["precision"]))
+
     for fmt, precision in order:
-        there = any((row["format"], row["precision"]) == (fmt, precision) for row in rows)
+        there = any((row["format"], row["precision"]) == (fmt, precision) for row in rows_of(setup))
         if there or not (fmt == "torch" or (fmt in args.formats and precision in args.precisions)):
             continue
-        rows.append({"format": fmt, "precision": precision, **isolated(args, fmt, precision)})
-        rows.sort(key=lambda row: order.index((row["format"], row["precision"])))
-        common.save("export", {**setup, "rows": rows}, table)
+        new = {"format": fmt, "precision": precision, **isolated(args, fmt, precision)}
+        with common.locked(common.RESULTS):
+            common.save("export", {**setup, "rows": sorted([*rows_of(setup), new], key=place)}, table)
 
 
 if __name__ == "__main__":

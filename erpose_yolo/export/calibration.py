@@ -17,8 +17,8 @@ from erpose_yolo.data.synth.dataset import draw_image
 DRAWN = 16  # images of synthetic people
 SHARE = 0.6  # of the sides of a photo, for its crops
 HINT = (
-    "8 bits without data=: calibrated on two photos of ultralytics and on drawn people. With data=YOUR.yaml, of photos like those "
-    "that it will see, it is more accurate."
+    "8 bits without data=: calibrated on two photos of ultralytics and on synthetic people. Photos like those that it will see, "
+    "data=YOUR.yaml, are better."
 )
 
 

@@ -209,14 +209,15 @@ def _litert_ranges(stock: Callable[..., Any]) -> Callable[..., Any]:
 def _wrapped(fmt: str, parts: Parts) -> list[tuple[str, str, Callable[[Any], Any]]]:
     """What ultralytics' exporter calls: (module, function, wrapper)."""
     recipes = ("static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32")
-    return {
+    known: dict[str, list[tuple[str, str, Callable[[Any], Any]]]] = {
         "onnx": [("onnxruntime.quantization", "quantize_static", _onnx(parts))],
         "openvino": [("nncf", "quantize", _openvino(parts)), ("openvino", "save_model", _saved_in_half)],
         "litert": [
             *(("ai_edge_quantizer.recipe", name, partial(_litert, parts)) for name in recipes),
             ("ai_edge_quantizer.quantizer", "Quantizer.calibrate", _litert_ranges),
         ],
-    }.get(fmt, [])
+    }
+    return known.get(fmt, [])
 
 
 @contextmanager

@@ -197,13 +197,14 @@ class _Work:
         loader = self.stock.get_int8_calibration_dataloader("NCNN:")
         images = (image for batch in loader for image in batch["img"].float().div(255).numpy())
         first = sum(isinstance(m, nn.Conv2d) for block in self.stock.model.model[:FIRST] for m in block.modules())
-        LOGGER.info(f"NCNN: 8 bits lose most before {describe_errors(quantize_folder(source, images, first))}")
+        errors = quantize_folder(source, images, first)
         sidecar = source / "metadata.yaml"
         metadata = YAML.load(sidecar)
         YAML.save(sidecar, {**metadata, "args": {**metadata.get("args", {}), "quantize": 8}})
         target = source.with_name(source.name.replace("_ncnn_model", "_int8_ncnn_model"))
         for script in source.glob("*.py"):
             script.write_text(script.read_text().replace(source.name, target.name))
+        LOGGER.info(f"NCNN: in 8 bits in '{target}'; most is lost before {describe_errors(errors)}")
         return str(source.rename(target))
 
     def clean(self) -> None:

@@ -195,7 +195,7 @@ def _litert_ranges(stock: Callable[..., Any]) -> Callable[..., Any]:
         from ai_edge_litert.interpreter import Interpreter
 
         ranges = stock(quantizer, *args, **kwargs)
-        network = Interpreter(quantizer.float_model)
+        network = Interpreter(model_content=bytes(quantizer._float_model_buffer))
         names = {tensor["index"]: tensor["name"] for tensor in network.get_tensor_details()}
         for operation in network._get_ops_details():
             found = ranges.get(names.get(operation["inputs"][0])) if operation["op_name"] == "LOGISTIC" else None

@@ -58,9 +58,11 @@ def exports() -> str:
             absent.append(f"`{name}`")
         for row in of:
             option = OPTIONS.get(row["precision"], f"quantize={row['precision']}")
-            ap = f"{100 * row['ap']:.1f} ({100 * (row['ap'] - plain) + 0.0:+.1f})" if "ap" in row else row.get("note", "")
+            gain = f"{100 * (row.get('ap', plain) - plain):+.1f}".replace("-0.0", "+0.0")
+            ap = f"{100 * row['ap']:.1f} ({gain})" if "ap" in row else row.get("note", "")
+            time = f"{row['time']:.2f}" if "time" in row else ""
             pip = pip_line(formats.RUNTIMES.get(name, {}) | (NUMPY if name == "coreml" else {}))
-            rows.append([f"`{f'format={name} {option}'.strip()}`", ap, row["mb"], row.get("time", ""), pip])
+            rows.append([f"`{f'format={name} {option}'.strip()}`", ap, row["mb"], time, pip])
     header = ["what follows `yolo export model=erpose-n.pt`", "AP", "MB", "time / fp32", "pip install, to run"]
     return (
         f"{common.markdown(header, rows)}\n\nAP of {record['weights']} on {record['photos']} photos of COCO val2017 at "

@@ -29,7 +29,9 @@ HOME = Path(__file__).resolve().parent
 SITE = "https://erpose-yolo.github.io/erpose-yolo/"
 PART = re.compile(r"(<!-- generated: ([\w -]+) -->\n)(?:(?!<!-- ).*\n)*?(<!-- end -->)")
 FIELD = re.compile(r"^    (?:# (?P<section>[\w ]+)|(?P<name>\w+): (?P<type>[^=]+) = (?P<value>.+?)(?:  # (?P<comment>.+))?)$", re.M)
-PRECISIONS = ("fp32", "half", "int8")
+OPTIONS = {"fp32": "", "fp16": "half=True", "int8": "int8=True"}
+PRECISIONS = (*OPTIONS, "w8a16", "w8a32")
+NUMPY = {"numpy": formats.CONVERTERS["coreml"]["numpy"]}
 
 
 def settings() -> str:
@@ -45,22 +47,34 @@ def settings() -> str:
 
 
 def exports() -> str:
-    """Size and accuracy of each export format, as measured (results/export.json)."""
+    """Accuracy, size and time of each export format and precision, as measured (results/export.json)."""
     record = common.read("export")
-    measured: dict[tuple[str, str], dict[str, Any]] = {(row["format"], row["options"]): row for row in record["rows"]}
+    measured: dict[tuple[str, str], dict[str, Any]] = {(row["format"], row["precision"]): row for row in record["rows"]}
+    plain = measured["torch", "fp32"]["ap"]
     rows, absent = [], []
     for name in converted():
-        of = [measured.get((name, precision), {}) for precision in PRECISIONS]
-        if not any("px" in row for row in of):
+        of = [measured[name, precision] for precision in PRECISIONS if "mb" in measured.get((name, precision), {})]
+        if not of:
             absent.append(f"`{name}`")
-            continue
-        deltas = [f"{100 * row['ap'] + 0.0:+.1f}".replace("-0.0", "+0.0") if "ap" in row else "" for row in of]
-        rows.append([f"`format={name}`", *(row.get("mb", "") for row in of), *deltas])
-    header = ["line", "MB, fp32", "fp16", "int8", "AP, fp32", "fp16", "int8"]
+        for row in of:
+            option = OPTIONS.get(row["precision"], f"quantize={row['precision']}")
+            gain = f"{100 * (row.get('ap', plain) - plain):+.1f}".replace("-0.0", "+0.0")
+            ap = f"{100 * row['ap']:.1f} ({gain})" if "ap" in row else row.get("note", "")
+            time = f"{row['time']:.2f}" if "time" in row else ""
+            pip = pip_line(formats.RUNTIMES.get(name, {}) | (NUMPY if name == "coreml" else {}))
+            rows.append([f"`{f'format={name} {option}'.strip()}`", ap, row["mb"], time, pip])
+    header = ["what follows `yolo export model=erpose-n.pt`", "AP", "MB", "time / fp32", "pip install, to run"]
     return (
-        f"{common.markdown(header, rows)}\n\nAP: points gained or lost against PyTorch, whose AP is {100 * record['ap']:.1f}, at "
-        f"{record['imgsz']} px ({record['machine']}). Not measured with today's head: {', '.join(absent)}."
+        f"{common.markdown(header, rows)}\n\nAP of {record['weights']} on {record['photos']} photos of COCO val2017 at "
+        f"{record['imgsz']} px, and points gained or lost against PyTorch, whose AP is {100 * plain:.1f}. Time: of the network on "
+        f"one thread, over float32 in the same runtime ({record['machine']}). Not measured: {', '.join(absent)}."
     )
+
+
+def pip_line(needs: dict[str, str]) -> str:
+    """What follows ``pip install``, as code; empty for nothing."""
+    text = " ".join(repr(package) if set("<>=") & set(package) else package for package in needs.values())
+    return f"`{text}`" if text else ""
 
 
 def installs() -> str:
@@ -68,9 +82,8 @@ def installs() -> str:
     alike: dict[tuple[str, ...], list[str]] = {}
     for name in converted():
         needs = (formats.CONVERTERS[name], formats.QUANTIZERS.get(name, {}), formats.RUNTIMES.get(name, {}))
-        what = tuple(" ".join(repr(p) if set("<>=") & set(p) else p for p in need.values()) for need in needs)
-        alike.setdefault(what, []).append(f"`{name}`")
-    rows = [[", ".join(names), *(f"`{what}`" if what else "" for what in needs)] for needs, names in alike.items()]
+        alike.setdefault(tuple(map(pip_line, needs)), []).append(f"`{name}`")
+    rows = [[", ".join(names), *lines] for lines, names in alike.items()]
     return common.markdown(["format", "pip install, to convert", "for int8, too", "to run"], rows)
 
 

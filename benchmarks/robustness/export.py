@@ -1,119 +1,91 @@
-"""One model in every export format: does it export, run, and find what PyTorch finds?
+"""The weights in every export format and precision: accuracy on photos of people, size, and time.
 
-    python -m benchmarks.robustness.export --model best.pt --data data.yaml --imgsz 224
-    python -m benchmarks.robustness.export --model best.pt --formats onnx ncnn            # some of them
+    python -m benchmarks.robustness.export --weights erpose-n.pt --data coco-people.yaml              # all of its val photos
+    python -m benchmarks.robustness.export --weights erpose-n.pt --data coco-people.yaml --photos 60 --formats onnx openvino
 
-Installs nothing: a format whose packages are missing is named with them. ``--append`` keeps the rows of an earlier run, for
-formats that need environments of their own.
+Installs nothing: a format whose packages are missing is named with them. Rows are saved one by one, and those that are there are
+not measured again, so that several environments, of which some formats need their own, fill one table. 8-bit exports are
+calibrated on photos of the train split. The time is processor time of the network alone, on one thread, over that of the float32
+export in the same runtime; both run in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from ultralytics.engine.exporter import export_formats
-from ultralytics.utils import ASSETS
+import yaml
 
 from benchmarks import common
-from erpose_yolo.export import exporter
+from benchmarks.speed import latency
+from erpose_yolo import catalog
+from erpose_yolo.export.exporter import read_metadata
+from erpose_yolo.export.formats import CALIBRATED
+from erpose_yolo.metrics.evaluate import read_labels
 from erpose_yolo.model import ERPose
 
-HALF, INT8, DYNAMIC, BATCH, WIDE = {"quantize": 16}, {"quantize": 8}, {"dynamic": True}, {"batch": 2}, {"imgsz": [224, 160]}
-CASES: dict[str, list[dict[str, Any]]] = {
-    "torchscript": [{}, DYNAMIC, BATCH, WIDE],
-    "onnx": [{}, HALF, INT8, DYNAMIC, BATCH, WIDE],
-    "openvino": [{}, HALF, INT8, DYNAMIC, BATCH, WIDE],
-    "ncnn": [{}, HALF, BATCH, WIDE],
-    "mnn": [{}, HALF, INT8, DYNAMIC, BATCH, WIDE],
-    "litert": [{}, INT8, {"quantize": "w8a16"}, {"quantize": "w8a32"}, BATCH, WIDE],
-    "executorch": [{}, BATCH, WIDE],
-    "paddle": [{}, BATCH, WIDE],
-    "coreml": [{}, HALF, INT8, {"dynamic": True, "batch": 2}, WIDE],
-    "saved_model": [{}, INT8, BATCH, WIDE],
-    "pb": [{}],
-    "engine": [{}],
-    "edgetpu": [INT8],
-    "rknn": [HALF],
-    "qnn": [{"quantize": "w8a16"}],
-    "deepx": [INT8],
-    "coreai": [{}],
-    "xilinx": [INT8],
-    "ascend": [HALF],
-    "imx": [{}],
-    "hailo": [{}],
-    "axelera": [{}],
+FP32, FP16, INT8, W8A16, W8A32 = "fp32", "fp16", "int8", "w8a16", "w8a32"
+CASES = {
+    "torchscript": [FP32],
+    "onnx": [FP32, FP16, INT8],
+    "openvino": [FP32, FP16, INT8],
+    "ncnn": [FP32, FP16, INT8],
+    "mnn": [FP32, FP16, INT8],
+    "litert": [FP32, INT8, W8A16, W8A32],
+    "executorch": [FP32],
+    "paddle": [FP32],
+    "coreml": [FP32, FP16, INT8],
 }
-ARGUMENTS = dict(zip(export_formats()["Argument"], export_formats()["Arguments"], strict=True))
-METADATA = ("head", "names", "kpt_shape", "kpt_names", "skeleton", "sigmas", "strides", "layout", "row", "units", "input", "imgsz")
-LABELS = {8: "int8", 16: "half"}
+QUANTIZE = {FP32: 32, FP16: 16, INT8: 8}
+CALIBRATION = 16  # photos; LiteRT takes seconds for each
+SHARE = 0.05  # of the train split, from which they are drawn: labels of all would be read in vain
+ROUNDS = 20
 
 
-def title(options: dict[str, Any]) -> str:
-    """Options in words."""
-    parts = [LABELS.get(v, str(v)) if k == "quantize" else f"{k}={v}" for k, v in options.items()]
-    return " ".join(parts) or "fp32"
+def open_mnn(path: str) -> latency.Infer:
+    import MNN
+
+    runtime = MNN.nn.create_runtime_manager(({"precision": "low", "backend": "CPU", "numThread": 1},))  # as ultralytics does
+    network = MNN.nn.load_module_from_file(path, [], [], runtime_manager=runtime, rearrange=True)
+    return lambda x: [out.read() for out in network.onForward([MNN.expr.const(x.ctypes.data, x.shape)])]
 
 
-def load_images(data: str | None, count: int) -> list[np.ndarray]:
-    """Images of the ultralytics package, and the first ones of the data set's val split."""
-    files = sorted(ASSETS.glob("*.jpg"))
-    if data:
-        from ultralytics.data.utils import check_det_dataset, img2label_paths
+def open_litert(path: str) -> latency.Infer:
+    from ai_edge_litert.interpreter import Interpreter
 
-        split = check_det_dataset(data)["val"]
-        found = sorted(Path(split).glob("*.*")) if Path(split).is_dir() else [Path(x) for x in Path(split).read_text().split()]
-        files += [f for f in found if Path(img2label_paths([str(f)])[0]).exists()][:count]
-    return [image for f in files if (image := cv2.imread(str(f))) is not None]
+    network = Interpreter(path, num_threads=1)
+    network.allocate_tensors()
+    into, outputs = network.get_input_details()[0]["index"], network.get_output_details()
 
+    def infer(x: np.ndarray) -> list[np.ndarray]:
+        network.set_tensor(into, x)
+        network.invoke()
+        return [network.get_tensor(out["index"]) for out in outputs]
 
-def persons(model: ERPose, images: list[np.ndarray], imgsz: Any, conf: float, batch: int = 1) -> list[np.ndarray]:
-    """Score and keypoints, (n, 1 + 2 K), of each image's persons, every image letterboxed to the same shape."""
-    out = []
-    for i in range(0, len(images), batch):
-        found = model.predict(images[i : i + batch], imgsz=imgsz, conf=conf, rect=False, device="cpu", verbose=False)
-        out += [np.hstack((r.boxes.conf.cpu().numpy()[:, None], r.keypoints.xy.flatten(1).cpu().numpy())) for r in found]
-    return out
+    return infer
 
 
-def difference(reference: list[np.ndarray], other: list[np.ndarray]) -> dict[str, Any]:
-    """What became of the persons of the reference, each matched to one of the other's by its keypoints.
+OPEN = {**latency.OPEN, "mnn": open_mnn, "litert": open_litert}
 
-    Args:
-        reference: persons above the threshold, (n, 1 + 2 K) score and keypoints in px of the image.
-        other: the same of lower scores, too: a person whose score crosses the threshold is not lost.
 
-    Returns:
-        Largest and median over the persons of the distance of the worst keypoint, in px; the largest difference of a score; the
-        persons compared, and those without a counterpart.
-    """
-    worst, scores, lost = [], [], 0
-    for a, b in zip(reference, other, strict=True):
-        distance = np.abs(a[:, None, 1:] - b[None, :, 1:]).max(2)
-        for _ in range(min(distance.shape)):  # the closest two of those left
-            row, column = np.unravel_index(distance.argmin(), distance.shape)
-            worst.append(float(distance[row, column]))
-            scores.append(float(abs(a[row, 0] - b[column, 0])))
-            distance[row], distance[:, column] = np.inf, np.inf
-        lost += max(0, len(a) - len(b))
-    return {
-        "px": round(max(worst), 3),
-        "px_median": round(statistics.median(worst), 3),
-        "score": round(max(scores), 3),
-        "persons": len(worst),
-        "lost": lost,
-    }
+def accuracy(path: Path, data: str, imgsz: int) -> float:
+    """Pose AP, 0 to 1."""
+    options = {"batch": 1, "rect": False, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
+    found = ERPose(path).val(data=data, imgsz=imgsz, **options)
+    return float(found.pose.map)
 
 
 def size_mb(path: Path) -> float:
@@ -121,124 +93,157 @@ def size_mb(path: Path) -> float:
     return sum(f.stat().st_size for f in files) / 1e6
 
 
-def precision(model: ERPose, data: str, imgsz: Any) -> float:
-    """Pose AP on a data set."""
-    found = model.val(data=data, imgsz=imgsz, batch=1, rect=False, device="cpu", plots=False, verbose=False, workers=0)
-    return float(found.pose.map)
+def export(args: argparse.Namespace, fmt: str, precision: str) -> Path:
+    """The exported file, which an earlier row may have made."""
+    folder = Path(args.folder) / f"{fmt}-{precision}"
+    made = folder / "made.txt"
+    if not made.exists():
+        folder.mkdir(exist_ok=True)
+        weights = Path(shutil.copy(args.weights, folder))
+        options: dict[str, Any] = {"imgsz": args.imgsz, "device": "cpu", "quantize": QUANTIZE.get(precision, precision)}
+        if precision in (INT8, W8A16) and fmt in CALIBRATED:
+            options["data"] = str(Path(args.data).with_name("calibration.yaml"))
+        made.write_text(str(ERPose(weights).export(format=fmt, **options)))
+    return Path(made.read_text())
 
 
-def measure(args: argparse.Namespace, fmt: str, options: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """One row of the table."""
-    row: dict[str, Any] = {"format": fmt, "options": title(options), "exports": False, "runs": False}
-    weights = folder / "model.pt"
-    shutil.copy(args.model, weights)
-    imgsz, batch = options.get("imgsz", args.imgsz), options.get("batch", 1)
-    eight_bit = options.get("quantize") in (8, "w8a16")
-    calibration = {"data": args.data} if eight_bit and args.data and "data" in ARGUMENTS[fmt] else {}
-    stage = "exports"
+def times(fmt: str, precision: str, path: Path, plain: Path, imgsz: int) -> tuple[float, float]:
+    """Milliseconds of a network, and the median of its time over that of the float32 export."""
+    image = np.ascontiguousarray(latency.Letterbox(imgsz)(latency.photo(0)))
+    opened = partial(latency.open_openvino, precision="bf16") if (fmt, precision) == ("openvino", FP16) else OPEN[fmt]
+    networks = [opened(str(path)), OPEN[fmt](str(plain))]  # OpenVINO computes float16 files in bfloat16 on CPUs that have it
+    spent: list[tuple[float, ...]] = []
+    for _ in range(ROUNDS + 3):  # three to warm up
+        round_ = []
+        for network in networks:
+            start = time.process_time()
+            network(image)
+            round_.append(time.process_time() - start)
+        spent.append(tuple(round_))
+    kept = spent[3:]
+    return 1e3 * statistics.median(a for a, _ in kept), statistics.median(a / b for a, b in kept)
+
+
+def measure(args: argparse.Namespace, fmt: str, precision: str) -> dict[str, Any]:
+    """One row of the table, without its name."""
+    row: dict[str, Any] = {}
     try:
-        if fmt in ("saved_model", "pb", "edgetpu"):  # onnx2tf compares tensors on sample images, and would download them
-            noise = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
-            np.save("calibration_image_sample_data_20x128x128x3_float32.npy", noise)
-        start = time.perf_counter()
-        kwargs = {"imgsz": imgsz, "device": "cpu", **options, **calibration}
-        path = Path(ERPose(weights).export(format=fmt, **kwargs))
-        row |= {"exports": True, "seconds": round(time.perf_counter() - start, 1), "mb": round(size_mb(path), 2)}
-        metadata = exporter.read_metadata(path)
-        row |= {"rows": metadata.get("layout", "?"), "metadata": [key for key in METADATA if not metadata.get(key)]}
-        stage = "runs"
-        if fmt in ("coreml", "coreai") and sys.platform != "darwin":
-            row["error"] = "runs on a Mac only"
-            return row
-        images = load_images(args.data, args.images)
-        torch_model, other = ERPose(weights), ERPose(path)
-        reference = persons(torch_model, images, imgsz, 0.25)
-        row |= {"runs": True, **difference(reference, persons(other, images, imgsz, 0.05, batch))}
-        stage = "AP"
-        plain = not {"dynamic", "batch", "imgsz"} & set(options)
-        if args.data and plain:
-            row["ap"] = round(precision(ERPose(path), args.data, imgsz) - args.ap, 4)
-    except BaseException as error:  # whatever a converter throws, SystemExit too: the table goes on
-        if isinstance(error, KeyboardInterrupt):
-            raise
+        if fmt == "torch":
+            return {"ap": round(accuracy(Path(args.weights), args.data, args.imgsz), 4)}
+        start = time.process_time()
+        path = export(args, fmt, precision)
+        row |= {"mb": round(size_mb(path), 2), "layout": read_metadata(path).get("layout", "?")}
+        row["export_s"] = round(time.process_time() - start, 1)
+        if fmt == "coreml" and sys.platform != "darwin":
+            return row | {"note": "converted; runs on a Mac only"}
+        row["ap"] = round(accuracy(path, args.data, args.imgsz), 4)
+        if fmt in OPEN:
+            milliseconds, ratio = times(fmt, precision, path, export(args, fmt, FP32), args.imgsz)
+            row |= {"ms": round(milliseconds, 1), "time": round(ratio, 2)}
+    except Exception as error:  # whatever a converter throws: the table goes on
         text = next((line for line in str(error).splitlines() if line.strip()), "")
-        row["error"] = f"{stage}: {type(error).__name__}: {text}".replace(f"{folder}/", "")[:240]
-    row["left"] = sorted(p.name for p in folder.iterdir() if p.name.startswith(".export-"))
+        row["note"] = f"{type(error).__name__}: {text}".replace(f"{args.folder}/", "")[:200]
     return row
 
 
-def isolated(args: argparse.Namespace, fmt: str, options: dict[str, Any]) -> dict[str, Any]:
+def isolated(args: argparse.Namespace, fmt: str, precision: str) -> dict[str, Any]:
     """The row, from a process of its own: a converter that crashes takes nothing with it."""
-    with tempfile.TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "benchmarks.robustness.export", "--one", json.dumps([fmt, options]), "--folder", name]
-        for key in ("model", "data", "imgsz", "images", "ap"):
-            if getattr(args, key) is not None:
-                command += [f"--{key}", str(getattr(args, key))]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=args.timeout)
-        except subprocess.TimeoutExpired:
-            return {"format": fmt, "options": title(options), "error": f"more than {args.timeout} s"}
-        out = Path(name) / "row.json"
-        if out.exists():
-            return dict(json.loads(out.read_text()))
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return {"format": fmt, "options": title(options), "error": f"process ended with {done.returncode}: {last}"[:240]}
+    command = [sys.executable, "-m", "benchmarks.robustness.export", "--one", fmt, precision]
+    for key in ("weights", "data", "imgsz", "folder"):
+        command += [f"--{key}", str(getattr(args, key))]
+    out = Path(args.folder) / "row.json"
+    out.unlink(missing_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if out.exists():
+        return dict(json.loads(out.read_text()))
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return {"note": f"process ended with {done.returncode}: {last}"[:200]}
+
+
+def subset(data: str, photos: int | None, folder: Path) -> tuple[str, int]:
+    """A data set of some val photos, and of train photos to calibrate on under its val, too, where exporters look.
+
+    Returns:
+        Path of its data YAML, and the number of val photos.
+    """
+    data = str(catalog.resolve_data(data))
+    val, info = read_labels(data, "val", folder, {})
+    train, _ = read_labels(data, "train", folder, {"fraction": SHARE})
+    draw = random.Random(0).sample
+    chosen = {
+        "photos": val if photos is None else draw(val, min(photos, len(val))),
+        "calibration": draw(train, min(CALIBRATION, len(train))),
+    }
+    kept = {key: info[key] for key in ("kpt_shape", "flip_idx", "kpt_oks_sigmas", "names") if key in info}
+    for name, labels in chosen.items():
+        (folder / f"{name}.txt").write_text("\n".join(label["im_file"] for label in labels))
+        about = {"path": str(folder), "train": "calibration.txt", "val": f"{name}.txt", **kept}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(about))
+    return str(folder / "photos.yaml"), len(chosen["photos"])
 
 
 def table(record: common.Record) -> str:
-    """One line per format: worst keypoint in px and AP difference of each precision, worst keypoint over the other options."""
-    lines, rows = [], record["rows"]
-    for fmt in dict.fromkeys(r["format"] for r in rows):
-        of = {r["options"]: r for r in rows if r["format"] == fmt}
-        plain = next(iter(of.values()))
-
-        def worst(title: str, with_ap: bool = True, of: dict[str, dict[str, Any]] = of) -> str:
-            row = of.get(title, {})
-            if "px" not in row:
-                return ""
-            return f"{row['px']:.2f}" + (f", {row['ap']:+.3f}" if with_ap and "ap" in row else "")
-
-        small = [f"{title} {worst(title)}" for title in of if title in ("int8", "w8a16", "w8a32") and worst(title)]
-        shapes = [row["px"] for title, row in of.items() if "=" in title and "px" in row]
-        errors = list(dict.fromkeys(r["error"] for r in of.values() if r.get("error")))
-        lines.append(
-            [fmt, plain.get("rows", ""), plain.get("mb", "")]
-            + [worst("fp32", with_ap=False), worst("half"), "; ".join(small)]
-            + [f"{max(shapes):.2f} ({len(shapes)} runs)" if shapes else "", "; ".join(errors).replace("|", "/")]
-        )
-    header = ["format", "rows", "MB", "fp32: px", "half: px, AP", "8 bits: px, AP"]
-    return common.markdown([*header, "dynamic, batch 2, not square: px", "notes"], lines)
+    """A line per format and precision."""
+    plain = next((row["ap"] for row in record["rows"] if row["format"] == "torch"), None)
+    lines = []
+    for row in record["rows"]:
+        ap = f"{100 * row['ap']:.1f}" if "ap" in row else ""
+        lost = f"{100 * (plain - row['ap']) + 0.0:.1f}" if plain is not None and "ap" in row else ""
+        cells = [row["format"], row["precision"], ap, lost, row.get("mb", ""), row.get("time", "")]
+        lines.append([*cells, str(row.get("note", "")).replace("|", "/")])
+    return common.markdown(["format", "precision", "AP", "AP lost", "MB", "time / fp32", "note"], lines)
 
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("--model", required=True, type=lambda x: Path(x).resolve())
-    parser.add_argument("--data", help="trained-on data set, for AP and int8 calibration", type=os.path.abspath)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--data", required=True, help="its val photos are judged, 8 bits are calibrated on its train photos")
     parser.add_argument("--imgsz", type=int, default=640)
-    parser.add_argument("--images", type=int, default=16, help="images of the data set on which keypoints are compared")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds per row")
+    parser.add_argument("--photos", type=int, help="val photos, drawn at random; all of them without it")
     parser.add_argument("--formats", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--append", action="store_true", help="keep the other formats of the last run")
-    parser.add_argument("--ap", type=float, help="AP of the checkpoint, to spare its measurement")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--precisions", nargs="+", default=[FP32, FP16, INT8, W8A16, W8A32])
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         os.chdir(args.folder)  # converters leave files where they run
-        fmt, options = json.loads(args.one)
-        row = measure(args, fmt, options, Path(args.folder))
-        (Path(args.folder) / "row.json").write_text(json.dumps(row))
+        Path("row.json").write_text(json.dumps(measure(args, *args.one)))
         return
-    if args.data and args.ap is None:
-        args.ap = precision(ERPose(args.model), args.data, args.imgsz)
-    rows: list[dict[str, Any]] = []
-    if args.append:
-        rows = [r for r in common.read("export").get("rows", []) if r["format"] not in args.formats]
-    for fmt in args.formats:
-        for options in CASES[fmt]:
-            rows.append(isolated(args, fmt, options))
-            rows.sort(key=lambda r: list(CASES).index(r["format"]))
-            common.save("export", {"imgsz": args.imgsz, "ap": args.ap, "rows": rows}, table)
+    args.weights = str(Path(catalog.resolve_weights(args.weights)).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = folder
+        args.data, count = subset(args.data, args.photos, Path(folder))
+        digest = hashlib.sha256(Path(args.weights).read_bytes()).hexdigest()[:12]
+        setup = {"weights": Path(args.weights).name, "sha256": digest, "imgsz": args.imgsz, "photos": count}
+        measure_all(args, setup)
+
+
+def rows_of(setup: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that are there, read anew each time, as another process may have added some.
+
+    Raises:
+        ValueError: they are of other weights or photos.
+    """
+    old = common.read("export")
+    if old and {key: old.get(key) for key in setup} != setup:
+        raise ValueError(f"results/export.json was measured with other weights or photos than {setup}. Fix: remove it.")
+    return list(old.get("rows", []))
+
+
+def measure_all(args: argparse.Namespace, setup: dict[str, Any]) -> None:
+    """Measure the rows that are missing, and save after each."""
+    order = [("torch", FP32), *((fmt, precision) for fmt, precisions in CASES.items() for precision in precisions)]
+
+    def place(row: dict[str, Any]) -> int:
+        return order.index((row["format"], row["precision"]))
+
+    for fmt, precision in order:
+        there = any((row["format"], row["precision"]) == (fmt, precision) for row in rows_of(setup))
+        if there or not (fmt == "torch" or (fmt in args.formats and precision in args.precisions)):
+            continue
+        new = {"format": fmt, "precision": precision, **isolated(args, fmt, precision)}
+        with common.locked(common.RESULTS):
+            common.save("export", {**setup, "rows": sorted([*rows_of(setup), new], key=place)}, table)
 
 
 if __name__ == "__main__":

@@ -182,10 +182,10 @@ def open_onnx(path: str) -> Infer:
     return lambda x: list(session.run(None, {name: x}))
 
 
-def open_openvino(path: str) -> Infer:
+def open_openvino(path: str, precision: str = "f32") -> Infer:
     import openvino
 
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}
     compiled = openvino.Core().compile_model(next(Path(path).glob("*.xml")), "CPU", settings)
     request = compiled.create_infer_request()
     return lambda x: list(request.infer({0: x}, share_inputs=True, share_outputs=True).values())

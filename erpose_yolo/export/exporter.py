@@ -11,11 +11,12 @@ import importlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ from ultralytics.utils import LOGGER, YAML
 from erpose_yolo import catalog
 from erpose_yolo.arguments import check_arguments
 from erpose_yolo.data.skeletons import COCO_17, keypoint_names, known_skeleton
+from erpose_yolo.export.calibration import HINT, write_default_data
 from erpose_yolo.export.formats import (
+    ALWAYS_EIGHT_BIT,
+    CALIBRATED,
     CONVERTERS,
     EIGHT_BIT,
     QUANTIZE,
@@ -40,7 +44,9 @@ from erpose_yolo.export.formats import (
     format_of,
     layout_of,
 )
-from erpose_yolo.export.quantize import float_pose
+from erpose_yolo.export.ncnn_int8 import describe as describe_errors
+from erpose_yolo.export.ncnn_int8 import quantize_folder
+from erpose_yolo.export.quantize import FIRST, held_in_float
 from erpose_yolo.method.boxes import with_room
 from erpose_yolo.method.decode import OFFSET_CELLS
 from erpose_yolo.method.errorbars import sigma_units
@@ -75,12 +81,24 @@ def export(model: Any, run: Callable[..., str], layout: str | None = None, sigma
     check_arguments("export", kwargs)
     kwargs["nms"] = False
     work = _Work(fmt, layout_of(fmt, layout), sigma)
+    eight_bit = quantize in EIGHT_BIT and isinstance(model.model, nn.Module)  # stock code refuses to export an export
+    if fmt == "ncnn" and eight_bit and work.layout != "maps":
+        raise ValueError("format='ncnn' has 8 bits with layout='maps' alone: cells would be decoded in 8 bits. Leave out layout=.")
+    calibrated = fmt in CALIBRATED and ((eight_bit and quantize != "w8a32") or fmt in ALWAYS_EIGHT_BIT)
     starts = model.callbacks["on_export_start"]
     starts.append(work.start)
     try:
-        with _TURN, work.quiet(), float_pose(fmt if quantize in EIGHT_BIT else ""), paddle_sampling(fmt):
-            made = run(**kwargs)
-            return work.publish(str(made))  # coreml gives a Path
+        with _TURN, work.quiet(), tempfile.TemporaryDirectory() as scratch:
+            if calibrated and not kwargs.get("data"):
+                LOGGER.warning(HINT)
+                work.own_images = True
+                kwargs["data"] = str(write_default_data(Path(scratch), model.model.model[-1].kpt_shape[0]))
+            if fmt == "ncnn" and quantize == 8:  # ultralytics has no such step
+                work.calibration = {key: kwargs.pop(key) for key in ("data", "split", "fraction") if key in kwargs}
+                kwargs = {key: value for key, value in kwargs.items() if key not in ("half", "int8")} | {"quantize": 16}
+            with held_in_float(fmt, model.model) if eight_bit else nullcontext(), paddle_sampling(fmt):
+                made = run(**kwargs)
+                return work.publish(str(made))  # coreml gives a Path
     finally:
         starts.remove(work.start)
         work.clean()
@@ -126,10 +144,14 @@ class _Work:
         self.fmt, self.layout, self.sigma = fmt, layout, sigma
         self.folder: Path | None = None
         self.final = Path()
+        self.calibration: dict[str, Any] = {}  # arguments, of an NCNN export in 8 bits
+        self.own_images = False  # calibrated on those of export.calibration
+        self.stock: Any = None
 
     def start(self, exporter: Any) -> None:
         """Callback ``on_export_start``: the stock exporter's copy of the model is ready and nothing is written yet."""
         prepare(exporter, self.fmt, self.layout, self.sigma)
+        self.stock = exporter
         shipped = catalog.cfg_root() / "weights"  # of an installation: the user's folder is where they are worked with
         self.final = Path.cwd() if exporter.file.parent.resolve() == shipped.resolve() else exporter.file.parent
         self.final.mkdir(parents=True, exist_ok=True)
@@ -146,6 +168,8 @@ class _Work:
             Its final path, a folder with the separator at its end that stock code gives it.
         """
         assert self.folder is not None
+        if self.calibration:
+            made = self.to_eight_bits(made)
         inside = Path(made).relative_to(self.folder)
         tops = [inside.parts[0]]
         if self.fmt == "pb":  # its metadata lie in the folder of the SavedModel
@@ -166,6 +190,23 @@ class _Work:
                 raise
         return str(self.final / inside) + (made[-1] if made[-1] in "/\\" else "")
 
+    def to_eight_bits(self, made: str) -> str:
+        """Put an NCNN folder into 8 bits and say so in its name and metadata."""
+        source = Path(made)
+        vars(self.stock.args).update(self.calibration)
+        loader = self.stock.get_int8_calibration_dataloader("NCNN:")
+        images = (image for batch in loader for image in batch["img"].float().div(255).numpy())
+        first = sum(isinstance(m, nn.Conv2d) for block in self.stock.model.model[:FIRST] for m in block.modules())
+        errors = quantize_folder(source, images, first)
+        sidecar = source / "metadata.yaml"
+        metadata = YAML.load(sidecar)
+        YAML.save(sidecar, {**metadata, "args": {**metadata.get("args", {}), "quantize": 8}})
+        target = source.with_name(source.name.replace("_ncnn_model", "_int8_ncnn_model"))
+        for script in source.glob("*.py"):
+            script.write_text(script.read_text().replace(source.name, target.name))
+        LOGGER.info(f"NCNN: in 8 bits in '{target}'; most is lost before {describe_errors(errors)}")
+        return str(source.rename(target))
+
     def clean(self) -> None:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -178,6 +219,8 @@ class _Work:
             text = record.getMessage()
             if "not support end2end" in text:
                 return False  # it goes on to say that the branch is disabled, and it is not
+            if self.own_images and re.search("No labels found|Labels are missing|images recommended", text):
+                return False  # HINT has said it
             if self.folder is not None and str(self.folder) in text:
                 record.msg, record.args = text.replace(str(self.folder), str(self.final)), ()
             return True
@@ -393,17 +436,17 @@ def maps_decoder(model: Any) -> MapsDecoder | None:
 
 
 def full_precision(model: Any, path: str | Path) -> None:
-    """Make OpenVINO compute a float32 export in float32.
+    """Make OpenVINO compute what is float32 in an export in float32.
 
-    Of its own accord it computes in bfloat16 on CPUs that can, which moves keypoints by up to a pixel. Who prefers that exports
-    with ``quantize=16``. No other runtime needs it.
+    Of its own accord it computes in bfloat16 on CPUs that can, which moves keypoints by up to a pixel; in 8-bit exports that is
+    the head. Who prefers that exports with ``quantize=16``. No other runtime needs it.
 
     Args:
         model: AutoBackend.
         path: its file.
     """
     backend: Any = getattr(model, "backend", None)
-    if getattr(model, "format", None) != "openvino" or backend.metadata.get("args", {}).get("quantize") not in (None, 32):
+    if getattr(model, "format", None) != "openvino" or backend.metadata.get("args", {}).get("quantize") not in (None, 32, 8):
         return
     import openvino
 

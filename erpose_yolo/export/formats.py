@@ -43,6 +43,11 @@ ALIASES = {
 
 EIGHT_BIT = (8, "w8a16", "w8a32")
 
+ALWAYS_EIGHT_BIT = ("edgetpu", "deepx", "qnn", "xilinx")
+
+# Formats whose 8-bit ranges are measured on images; Core ML and MNN put the weights alone into 8 bits
+CALIBRATED = {*(f for f, a in zip(export_formats()["Argument"][1:], export_formats()["Arguments"][1:]) if "data" in a), "ncnn"}
+
 QUANTIZE = {"fp16": 16, "half": 16, "16": 16, "int8": 8, "8": 8, "fp32": 32, "32": 32}
 
 _ONNX = {"onnx": "onnx", "onnxslim": "onnxslim", "onnxruntime": "onnxruntime"}

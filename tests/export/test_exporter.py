@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import logging
-import re
 import shutil
 import sys
 import threading
@@ -26,7 +25,7 @@ from ultralytics import YOLO
 from ultralytics.utils import ASSETS, LOGGER
 
 from erpose_yolo import catalog
-from erpose_yolo.export import exporter, formats, quantize
+from erpose_yolo.export import exporter, formats
 from erpose_yolo.model import ERPose
 
 SIZE = 96
@@ -235,53 +234,6 @@ def test_nms_argument_is_ignored_with_a_warning(checkpoint: Path, log: list[str]
     path = ERPose(checkpoint).export(format="torchscript", imgsz=SIZE, nms=True)
     assert any("nms=True has no effect" in line for line in log)
     assert "nms" not in str(torch.jit.load(path).inlined_graph)
-
-
-@pytest.mark.parametrize(
-    ("name", "is_pose"),
-    [
-        ("/model.23/pose/keypoints.0/Conv", True),
-        ("/model.23/one2one_pose/tower.1/tower.1.0/conv/Conv", True),
-        ("/model.23/one2one_score.0/one2one_score.0.2/Conv", False),
-        ("/model.2/cv1/conv/Conv", False),
-        ("__module.model.23.pose.keypoints.0/aten::_convolution/Convolution", True),
-        ("__module.model.23.one2one_score.0.2/aten::_convolution/Convolution", False),
-    ],
-)
-def test_pose_branch_is_known_by_what_tracers_call_it(name: str, is_pose: bool) -> None:
-    assert bool(re.search(quantize.POSE, name)) is is_pose
-
-
-def test_litert_recipe_leaves_the_head_alone() -> None:
-    recipe = quantize._litert(lambda: [{"regex": ".*"}])()
-    assert recipe[0] == {"regex": ".*"} and recipe[1]["algorithm_key"] == "no_quantize" and len(recipe) == 2
-    assert re.search(recipe[1]["regex"], "erpose_yolo.nn.network.ERPoseModel/erpose_yolo.nn.head.ERPoseHead_23;34")
-    assert not re.search(recipe[1]["regex"], "erpose_yolo.nn.network.ERPoseModel/ultralytics.nn.modules.conv.Conv_20;1")
-
-
-@pytest.mark.slow
-def test_int8_keeps_the_pose_branch_in_float(checkpoint: Path, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    quantization = pytest.importorskip("onnxruntime.quantization")
-    stock = quantization.quantize_static
-    for folder in ("images", "labels"):
-        (tmp_path / "data" / folder / "val").mkdir(parents=True)
-    for i, photo in enumerate(sorted(ASSETS.glob("*.jpg"))):
-        (tmp_path / f"data/images/val/{i}.jpg").write_bytes(photo.read_bytes())
-        (tmp_path / f"data/labels/val/{i}.txt").write_text(" ".join(["0 0.5 0.5 0.5 0.5"] + ["0.5 0.5 2"] * 17) + "\n")
-    data = tmp_path / "data" / "data.yaml"
-    data.write_text(f"path: {data.parent}\ntrain: images/val\nval: images/val\nkpt_shape: [17, 3]\nnames: {{0: person}}\n")
-    path = ERPose(checkpoint).export(format="onnx", imgsz=SIZE, quantize=8, data=str(data))
-    assert quantization.quantize_static is stock
-    graph = onnx.load(path).graph
-    made_by = {output: node.op_type for node in graph.node for output in node.output}
-    from_float = {
-        re.search(quantize.POSE, node.name) is not None: made_by.get(node.input[1]) != "DequantizeLinear"
-        for node in graph.node
-        if node.op_type == "Conv"
-    }
-    assert from_float == {True: True, False: False}
-    assert exporter.read_metadata(path)["head"] == "ERPoseHead"
 
 
 class FakeExporter:

@@ -66,8 +66,9 @@ def exports() -> str:
     header = ["what follows `yolo export model=erpose-n.pt`", "AP", "MB", "time / fp32", "pip install, to run"]
     return (
         f"{common.markdown(header, rows)}\n\nAP of {record['weights']} on {record['photos']} photos of COCO val2017 at "
-        f"{record['imgsz']} px, padded to squares, and points gained or lost against PyTorch, whose AP is {100 * plain:.1f}. Time: of the network on "
-        f"one thread, over float32 in the same runtime ({record['machine']}). Not measured: {', '.join(absent)}."
+        f"{record['imgsz']} px, padded to squares, and points gained or lost against PyTorch, whose AP is {100 * plain:.1f}. "
+        f"Time: of the network on one thread, over float32 in the same runtime ({record['machine']}). "
+        f"Not measured: {', '.join(absent)}."
     )
 
 

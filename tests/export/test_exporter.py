@@ -36,7 +36,6 @@ NEEDS = {"openvino": ["openvino"], "ncnn": ["ncnn", "pnnx"], "mnn": ["MNN"], "li
 
 def fill(model: ERPose, refined: bool = True) -> None:
     """Random weights, with scores far above zero, for a network whose keypoints are moved where it is refined."""
-    torch.manual_seed(0)
     head = model.model.model[-1]
     norms = [m for m in model.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     usual = [m.momentum for m in norms]
@@ -63,6 +62,7 @@ def fill(model: ERPose, refined: bool = True) -> None:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights with scores far above zero, so that there are persons to compare."""
+    torch.manual_seed(0)
     model = ERPose("erpose-n.yaml")
     fill(model)
     path = tmp_path_factory.mktemp("weights") / "small.pt"

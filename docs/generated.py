@@ -63,7 +63,7 @@ def exports() -> str:
             time = f"{row['time']:.2f}" if "time" in row else ""
             pip = pip_line(formats.RUNTIMES.get(name, {}) | (NUMPY if name == "coreml" else {}))
             rows.append([f"`{f'format={name} {option}'.strip()}`", ap, row["mb"], time, pip])
-    header = ["what follows `yolo export model=erpose-n.pt`", "AP", "MB", "time / fp32", "pip install, to run"]
+    header = ["arguments of an export beside its model", "AP", "MB", "time / fp32", "pip install, to run"]
     return (
         f"{common.markdown(header, rows)}\n\nAP of {record['weights']} on {record['photos']} photos of COCO val2017 at "
         f"{record['imgsz']} px, padded to squares, and points gained or lost against PyTorch, whose AP is {100 * plain:.1f}. "

@@ -29,7 +29,7 @@ from erpose_yolo.method.oks import COCO_SIGMAS, DEFAULT_SIGMA, sigmas_for
 from erpose_yolo.nn.network import Criterion, ERPoseModel
 
 StickFigures = Callable[..., Path]
-SIDE, EPOCHS = 128, 60  # pixels, epochs: three minutes on two cores
+SIDE, EPOCHS = 128, 100  # pixels, epochs: three minutes on two cores
 HANDS = "nose,left_hand,right_hand,left_foot,right_foot"
 
 
@@ -298,11 +298,13 @@ def test_forty_stick_figures_are_learnt_with_default_settings(
     words = f"pose train model=erpose-n.pt data={data} epochs={EPOCHS} imgsz={SIDE} project={tmp_path} name=run device=cpu"
     subprocess.run([yolo, *words.split()], check=True, cwd=tmp_path, capture_output=True)
     model, errors = ERPose(tmp_path / "run" / "weights" / "best.pt"), []
-    images = sorted((tmp_path / "set" / "images" / "val").glob("*.png"))
+    stick_figures(tmp_path / "more", size=SIDE, val=80)  # 16 of these are the val split, which has chosen best.pt
+    images = sorted((tmp_path / "more" / "images" / "val").glob("*.png"))[16:]
     for image in images:
-        row = np.array((tmp_path / "set" / "labels" / "val" / f"{image.stem}.txt").read_text().split(), float)
+        row = np.array((tmp_path / "more" / "labels" / "val" / f"{image.stem}.txt").read_text().split(), float)
         truth, size = row[5:].reshape(5, 3)[:, :2] * SIDE, row[3:5].max() * SIDE
         found = model.predict(image, imgsz=SIDE, verbose=False)[0]  # from the default score on
         if len(found):
             errors.append(float(np.linalg.norm(found.keypoints.xy[0].numpy() - truth, axis=1).mean() / size))
-    assert len(errors) >= 0.9 * len(images) and np.mean(errors) <= 0.03
+    assert len(errors) >= 0.9 * len(images)
+    assert np.mean(errors) <= 0.03

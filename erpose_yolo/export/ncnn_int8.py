@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 FLOAT16, INT8 = 0x01306B47, 0x000D4B38  # tags of weights; 0 is float32
 KEEP = 0.002
 SAMPLES = 4096  # values of an input that are kept per image, about
-WEIGHTED = {"Convolution": 0, "ConvolutionDepthWise": 0}  # layers with data in the .bin file, as exports of this package have them
+WEIGHTED = ("Convolution", "ConvolutionDepthWise")  # layers with data in the .bin file, as exports of this package have them
 Array = NDArray[np.float32]
 
 

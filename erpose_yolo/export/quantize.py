@@ -1,12 +1,12 @@
 """Eight-bit exports whose keypoints stay where they are: which parts the quantisers leave in float, and one range that they get.
 
-What loses accuracy on the weights that ship, measured on photos of people (docs/deploy.md has the figures):
+What loses accuracy on the weights that ship (docs/deploy.md has what exports lose with these parts in float):
 
 * The head. A keypoint offset spans several hundred pixels and must be right to one, and an 8-bit output has 256 steps for that.
   The scores lose as much.
 * Blocks that hold attention. A softmax over 400 cells gives values of 1/400, and their other activations spread widest of all.
 * Except for LiteRT the first three blocks, whose activations spread widely, too.
-* The range of what goes into a SiLU, a convolution's output. It reaches down to -100, but SiLU of all below -8 is nearly zero: the
+* The range of what goes into a SiLU, a convolution's output. It reaches far down, but SiLU of all below -8 is nearly zero: the
   256 steps are for what lies above.
 
 Ultralytics calls the quantisers and has no argument for parts that it does not know. So what it calls is wrapped for the
@@ -173,20 +173,20 @@ def _saved_in_half(stock: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _litert(parts: Parts, stock: Callable[..., Any]) -> Callable[..., Any]:
-    def make_recipe(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        from ai_edge_quantizer import recipe
+    from ai_edge_quantizer import recipe
 
+    weights = recipe.dynamic_wi8_afp32()[0]  # 8-bit weights alone; this function is not wrapped yet
+
+    def make_recipe(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         def rule(pattern: str, operation: str, of: dict[str, Any]) -> dict[str, Any]:
             return {**of, "regex": pattern, "operation": operation}
 
         head = scoped(parts.head) + "|^serving_default_output"  # the name of its last operation
         attention = scoped(parts.attention)
         as_it_is: dict[str, Any] = {"algorithm_key": "no_quantize", "op_config": {}}
-        weights = recipe.dynamic_wi8_afp32.stock()[0]  # type: ignore[attr-defined]
         kept = [rule(attention, "*", as_it_is), rule(attention, "CONV_2D", weights), rule(head, "*", as_it_is)]
         return [*stock(*args, **kwargs), *kept]
 
-    make_recipe.stock = stock  # type: ignore[attr-defined]
     return make_recipe
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from ultralytics import YOLO
-from ultralytics.utils import ASSETS
+from test_quantize import finds_the_same
 
 from erpose_yolo import catalog
 from erpose_yolo.export import ncnn_int8
@@ -108,11 +106,4 @@ def test_export_in_8_bits(tmp_path: Path) -> None:
     path = ERPose(weights).export(format="ncnn", imgsz=320, int8=True)
     assert Path(path).name == "erpose-n_int8_ncnn_model" and read_metadata(path)["args"]["quantize"] == 8
     assert "8=2" in (Path(path) / "model.ncnn.param").read_text()
-    photo = cv2.imread(str(ASSETS / "bus.jpg"))
-    wanted, got = (
-        YOLO(file).predict(photo, imgsz=320, rect=False, conf=conf, device="cpu", verbose=False)[0].keypoints.xy.numpy()
-        for file, conf in ((weights, 0.4), (path, 0.25))
-    )
-    assert len(wanted) >= 3
-    for person in wanted:
-        assert np.median(np.abs(got - person).max(2), axis=1).min() < 8  # px of a photo of 1080
+    finds_the_same(path, weights)

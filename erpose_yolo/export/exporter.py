@@ -54,6 +54,7 @@ from erpose_yolo.method.maps import MapsDecoder
 from erpose_yolo.method.oks import sigmas_for
 from erpose_yolo.nn import HEAD
 
+EIGHT_BIT_FOLDER = "_int8_ncnn_model"  # how the name of an NCNN export in 8 bits ends, as stock code names other formats
 _TURN = threading.RLock()  # of exports, which replace functions of other modules for their length
 
 
@@ -201,10 +202,11 @@ class _Work:
         sidecar = source / "metadata.yaml"
         metadata = YAML.load(sidecar)
         YAML.save(sidecar, {**metadata, "args": {**metadata.get("args", {}), "quantize": 8}})
-        target = source.with_name(source.name.replace("_ncnn_model", "_int8_ncnn_model"))
+        target = source.with_name(source.name.replace("_ncnn_model", EIGHT_BIT_FOLDER))
         for script in source.glob("*.py"):
             script.write_text(script.read_text().replace(source.name, target.name))
-        LOGGER.info(f"NCNN: in 8 bits in '{target}'; most is lost before {describe_errors(errors)}")
+        size = sum(file.stat().st_size for file in source.iterdir()) / 2**20
+        LOGGER.info(f"NCNN: now in 8 bits ({size:.1f} MB); most is lost before {describe_errors(errors)}")
         return str(source.rename(target))
 
     def clean(self) -> None:
@@ -219,10 +221,13 @@ class _Work:
             text = record.getMessage()
             if "not support end2end" in text:
                 return False  # it goes on to say that the branch is disabled, and it is not
-            if self.own_images and re.search("No labels found|Labels are missing|images recommended", text):
+            if self.own_images and re.search("No labels found|Labels are missing|images recommended|New cache created", text):
                 return False  # HINT has said it
-            if self.folder is not None and str(self.folder) in text:
-                record.msg, record.args = text.replace(str(self.folder), str(self.final)), ()
+            said = text if self.folder is None else text.replace(str(self.folder), str(self.final))
+            if self.calibration:  # stock code names what to_eight_bits is about to rename
+                said = said.replace("_ncnn_model", EIGHT_BIT_FOLDER).replace(" quantize=16", "")
+            if said != text:
+                record.msg, record.args = said, ()
             return True
 
         LOGGER.addFilter(keep)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_quantize import finds_the_same
+from ultralytics.utils import LOGGER
 
 from erpose_yolo import catalog
 from erpose_yolo.export import ncnn_int8
@@ -98,12 +100,19 @@ def test_cells_are_refused_in_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_export_in_8_bits(tmp_path: Path) -> None:
+def test_export_in_8_bits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the folder that is there, and the folder finds the people."""
     pytest.importorskip("ncnn")
     pytest.importorskip("pnnx")
     weights = tmp_path / "erpose-n.pt"
     weights.write_bytes((catalog.cfg_root() / "weights" / "erpose-n.pt").read_bytes())
-    path = ERPose(weights).export(format="ncnn", imgsz=320, int8=True)
+    LOGGER.addHandler(caplog.handler)
+    try:
+        path = ERPose(weights).export(format="ncnn", imgsz=320, int8=True)
+    finally:
+        LOGGER.removeHandler(caplog.handler)
+    named = re.findall(r"erpose-n\w*_ncnn_model", caplog.text)
+    assert len(named) >= 3 and set(named) == {"erpose-n_int8_ncnn_model"} and "now in 8 bits" in caplog.text
     assert Path(path).name == "erpose-n_int8_ncnn_model" and read_metadata(path)["args"]["quantize"] == 8
     assert "8=2" in (Path(path) / "model.ncnn.param").read_text()
     finds_the_same(path, weights)

@@ -114,7 +114,7 @@ def fit(
     for number, threshold in zip(wanted, thresholds, strict=True):
         passable = quality > threshold  # the root is at most 1
         root = (threshold / quality[passable]) ** 2
-        needed = np.log(root / (1 - root))  # mapped logit that images_seen
+        needed = np.log(root / (1 - root))  # mapped logit that passes
         for row, factor in enumerate(FACTORS):
             least = np.sort(needed - factor * logits[passable])  # shifts that pass each
             passed = np.searchsorted(least, SHIFTS)

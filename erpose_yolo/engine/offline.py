@@ -21,22 +21,13 @@ DOF = 4.0  # of the Student-t law of errors
 PASSES = 3
 
 
-def smooth_track(
-    xy: np.ndarray,
-    fps: float,
-    sigma: np.ndarray | None = None,
-    acceleration: float = ACCELERATION,
-    noise: float = NOISE,
-    dof: float = DOF,
-    passes: int = PASSES,
-) -> tuple[np.ndarray, np.ndarray]:
+def smooth_track(xy: np.ndarray, fps: float, sigma: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Smooth a track, without lag.
 
     Args:
         xy: (T, K, 2) pixels, one row per frame; NaN where a keypoint was not seen.
         fps: frames per second.
-        sigma: (T, K) standard deviations in pixels; None: ``noise`` person sizes.
-        acceleration, noise, dof, passes: see the module.
+        sigma: (T, K) standard deviations in pixels; None: NOISE person sizes.
 
     Returns:
         Keypoints (T, K, 2) and their standard deviations (T, K), in pixels; NaN for a keypoint that was never seen.
@@ -56,13 +47,13 @@ def smooth_track(
         return out, spread
     xy, seen = xy[:, known], seen[:, known]
     size = person_size(xy)
-    error = np.full(seen.shape, noise * size) if sigma is None else np.asarray(sigma, np.float64)[:, known]
-    error = np.where(np.isfinite(error), error, noise * size).clip(1e-3 * size)
+    error = np.full(seen.shape, NOISE * size) if sigma is None else np.asarray(sigma, np.float64)[:, known]
+    error = np.where(np.isfinite(error), error, NOISE * size).clip(1e-3 * size)
     variance = error**2
-    for _ in range(passes):
-        smooth, covariance = _rts(xy, seen, variance, acceleration * size, 1 / fps)
+    for _ in range(PASSES):
+        smooth, covariance = _rts(xy, seen, variance, ACCELERATION * size, 1 / fps)
         off = np.where(seen, np.square(xy - smooth).sum(2), 0) / error**2
-        variance = error**2 * (dof + off) / (dof + 2)
+        variance = error**2 * (DOF + off) / (DOF + 2)
     out[:, known], spread[:, known] = smooth, np.sqrt(covariance)
     return out, spread
 

@@ -6,11 +6,13 @@ import atexit
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,11 +62,17 @@ _STANDING = (
 _FLIP = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker takes a file as a whole, whose fixtures are made once, where the tests do not say otherwise."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker takes a file as a whole, whose fixtures are made once, and of what the pages tell to type a page."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByPage(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            page = re.search(r"\[(.+\.md):\d+\]$", nodeid)
+            return page[1] if page else super()._split_scope(nodeid)
+
+    return ByPage(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -239,21 +239,24 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["yolo", "erpose"])
-def test_scripts_run_every_mode(script: str, weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    """As typed: each of the six modes ends well and leaves its file."""
+def test_scripts_run_every_mode(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    """As typed: each mode ends well and leaves its file; the pages type the others of yolo (tests/test_typed.py)."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     (tmp_path / "small.pt").write_bytes(weights.read_bytes())
     image = tiny_dataset.parent / "images/val/0.png"
     common = ["model=small.pt", "imgsz=64", f"project={tmp_path / 'runs'}"]
-    for words, made in (
-        (["export", "format=onnx"], "small.onnx"),
-        (["predict", "name=predict", f"source={image}"], "runs/predict/0.jpg"),
-        (["track", "name=track", f"source={image}"], "runs/track/0.jpg"),
-        (["val", "name=val", "workers=0", f"data={tiny_dataset}"], "runs/val/predictions.json"),
-        (["pose", "train", "name=train", "workers=0", "epochs=1", "batch=4", f"data={tiny_dataset}"], "runs/train/weights/best.pt"),
-        (["benchmark", "format=onnx", f"data={tiny_dataset}"], "benchmarks.log"),
+    for script, words, made in (
+        ("erpose", ["export", "format=onnx"], "small.onnx"),
+        ("erpose", ["predict", "name=predict", f"source={image}"], "runs/predict/0.jpg"),
+        ("erpose", ["track", "name=track", f"source={image}"], "runs/track/0.jpg"),
+        ("erpose", ["val", "name=val", "workers=0", f"data={tiny_dataset}"], "runs/val/predictions.json"),
+        (
+            "erpose",
+            ["pose", "train", "name=train", "workers=0", "epochs=1", "batch=4", f"data={tiny_dataset}"],
+            "runs/train/weights/best.pt",
+        ),
+        ("yolo", ["benchmark", "format=onnx", f"data={tiny_dataset}"], "benchmarks.log"),
     ):
         done = run(script, *words, *common, cwd=tmp_path)
         assert done.returncode == 0 and (tmp_path / made).exists(), f"{words}\n{done.stdout}\n{done.stderr}"

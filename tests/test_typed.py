@@ -353,10 +353,7 @@ def test_every_block_is_run_or_says_why_not(page: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "step",
-    [pytest.param(s, id=s.where, marks=pytest.mark.xdist_group(page)) for page, (steps, _) in READ.items() for s in steps],
-)
+@pytest.mark.parametrize("step", [pytest.param(s, id=s.where) for steps, _ in READ.values() for s in steps])
 def test_what_the_page_says_works(step: Step, desk: Callable[[str], tuple[Path, dict[str, str]]]) -> None:
     """In the order of the page: a line alone (-k) lacks what the lines before it leave."""
     do(step, *desk(step.where.rpartition(":")[0]))

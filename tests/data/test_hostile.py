@@ -435,13 +435,13 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 @pytest.mark.slow
 def test_assignment_of_random_tensors() -> None:
-    """3,000 crowds of 0 to 500 persons with 1 to 133 keypoints, ranks in three float types.
+    """1,500 crowds of 0 to 500 persons with 1 to 133 keypoints, ranks in three float types.
 
     Exactly one cell per person and one person per cell; nobody is left out while a candidate is free; the order of persons,
     other images, and columns without a cell change nothing.
     """
     persons = assigned = 0
-    for seed in range(3000):
+    for seed in range(1500):
         g = torch.Generator().manual_seed(seed)
 
         def draw(low: int, high: int, g: torch.Generator = g) -> int:
@@ -544,13 +544,13 @@ def packed(leaves: dict[str, Tensor], size: int) -> HeadOutputs:
 
 @pytest.mark.slow
 def test_loss_of_random_tensors() -> None:
-    """2,000 batches of 0 to 500 persons with 1 to 133 keypoints, outputs in three float types and up to 60,000.
+    """1,000 batches of 0 to 500 persons with 1 to 133 keypoints, outputs in three float types and up to 60,000.
 
     Loss and every gradient are finite. The order of the persons changes nothing; empty images and unlabelled keypoints that pad a
     batch do not change the loss of poses.
     """
     persons = compared = 0
-    for seed in range(2000):
+    for seed in range(1000):
         g = torch.Generator().manual_seed(seed)
         k, dtype, size = (1, 2, 5, 17, 133)[seed % 5], DTYPES[seed % 3], (32, 64)[seed % 2]
         n = int(torch.randint(0, 501 if seed % 50 == 0 else 9, (1,), generator=g))
@@ -598,4 +598,4 @@ def test_loss_of_random_tensors() -> None:
             for name in ("cls_loss", "o2o_loss"):
                 torch.testing.assert_close(padded[name], items[name], rtol=1e-4, atol=1e-6, msg=f"{seed} {name}")
     print(f"{persons} persons, {compared} batches compared")
-    assert persons > 8000 and compared > 900
+    assert persons > 4000 and compared > 450

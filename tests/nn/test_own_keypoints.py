@@ -288,12 +288,12 @@ def test_a_first_training_says_what_it_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sigmas", [None, [0.05] * 5], ids=["default sigmas", "sigmas 0.05"])
-def test_forty_stick_figures_are_learnt_with_default_settings(
-    tmp_path: Path, stick_figures: StickFigures, sigmas: list[float] | None
-) -> None:
-    """What a user types for a small set of other keypoints finds all but a few figures that it has not seen, to 3 %."""
-    data = stick_figures(tmp_path / "set", size=SIDE, **({} if sigmas is None else {"kpt_oks_sigmas": sigmas}))
+def test_forty_stick_figures_are_learnt_with_default_settings(tmp_path: Path, stick_figures: StickFigures) -> None:
+    """What a user types for a small set of other keypoints finds all but a few figures that it has not seen, to 3 %.
+
+    With sigmas below the default, as these are the harder ones: the loss starts with laxer ones and has to tighten.
+    """
+    data = stick_figures(tmp_path / "set", size=SIDE, kpt_oks_sigmas=[0.05] * 5)
     yolo = Path(sys.executable).with_name("yolo")
     words = f"pose train model=erpose-n.pt data={data} epochs={EPOCHS} imgsz={SIDE} project={tmp_path} name=run device=cpu"
     subprocess.run([yolo, *words.split()], check=True, cwd=tmp_path, capture_output=True)

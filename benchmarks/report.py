@@ -25,8 +25,6 @@ HOME = "Intel(R) Xeon(R) Processor, 1 of 2 cores, torch 2.15.0+cu132"
 TABLE = re.compile(r"<!-- table: ([\w-]+) -->\n(?:\|.*\n)*(?:\nMeasured on .*\n)?")
 TABLES: dict[str, Callable[[common.Record], str]] = {
     "compare-synth": compare.table,
-    "compare-synth-cpu": compare.table,
-    "compare-crowd": compare.table,
     "compare-coco-people": paired.table,
     "ablation-coco-people": paired.table,
     "ablation": ablation.table,

@@ -166,7 +166,7 @@ def table(record: common.Record) -> str:
 
         def cell(judged: str, key: str, figure: str, of: list[common.Record] = of, more: common.Record = more) -> str:
             found = [r["judged"][judged] for r in of if judged in r["judged"]]
-            values = [v[key] if key in v else v["equal"][key] for v in found]
+            values = [v["equal"].get(key, v.get(key)) for v in found]
             if not values or min(values) < 0:  # not judged, or nobody to be found
                 return "-"
             text = common.mean_range(values)
@@ -174,15 +174,11 @@ def table(record: common.Record) -> str:
             return text if by is None else f"{text} [{by[0] * 100:+.1f}: {by[1] * 100:.1f} to {by[2] * 100:.1f}]"
 
         early = [f"{np.mean([r['curve'][i]['AP'] for r in of]) * 100:.1f}" for i in (1, 2)]
-        row = [name, len(of), *early, cell(str(first), "AP", "AP")]
+        label = f": {of[0]['label']}" if of[0].get("label") else ""
+        row = [of[0]["model"] + of[0].get("mode", "") + label, len(of), *early, cell(str(first), "AP", "AP")]
         row += [f"{np.mean([r['curve'][-1][key] for r in of]) * 100:.1f}" for key in ("AP50", "AP75")]
         row += [cell(str(size), "AP", "AP") for size in others]
-        row += [cell(str(first), "crowded", "crowded")]
-        row += [
-            f"{np.mean([r['judged'][str(first)]['equal'][key] for r in of]) * 100:.1f}"
-            + (f" [{more[str(first)][key][0] * 100:+.1f}]" if more else "")
-            for key in ("misses", "duplicates")
-        ]
+        row += [cell(str(first), key, key) for key in ("crowded", "misses", "duplicates")]
         row += [cell("crowds", "AP", "AP")] * any("crowds" in r["judged"] for r in record["runs"])
         rows.append([*row, f"{of[0]['lr']:g}", f"{np.mean([r['seconds per 1,000'] for r in of]):.0f}"])
     header = ["model", "seeds", "AP at 25%", "50%", f"AP, {first} px", "AP50", "AP75", *(f"AP, {size} px" for size in others)]

@@ -22,13 +22,11 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from preloaded import Preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 400  # seconds for one line or block; the longest took 51 s on two busy cores and 166 s on two very busy ones
@@ -202,15 +200,8 @@ def _shell_lines(body: str) -> Iterator[tuple[int, str]]:
         yield start, "\n".join(parts)
 
 
-def do(step: Step, folder: Path, environment: dict[str, str], timeout: float = TIMEOUT, preloaded: Preloaded | None = None) -> None:
+def do(step: Step, folder: Path, environment: dict[str, str], timeout: float = TIMEOUT) -> None:
     """Run or save one step in the working directory of its page.
-
-    Args:
-        step: of a page.
-        folder: the working directory.
-        environment: all of it.
-        timeout: seconds.
-        preloaded: runs Python blocks, and lines that are one command of a Python script; without it they run as the others do.
 
     Raises:
         AssertionError: it failed or took too long; the message holds the end of its output.
@@ -218,40 +209,12 @@ def do(step: Step, folder: Path, environment: dict[str, str], timeout: float = T
     if step.kind == "file":
         (folder / step.name).write_text(step.typed, encoding="utf-8")
         return
-    command = ["bash", "-euo", "pipefail", "-c", step.typed]
-    script = _script(step, environment)
     if step.kind == "python":
-        script = [str(folder / f"block-{step.where.rpartition(':')[2]}.py")]
-        Path(script[0]).write_text(step.typed, encoding="utf-8")
-        command = [sys.executable, *script]
-    if preloaded and script:
-        said = folder / ".output"
-        said.unlink(missing_ok=True)
-        begun = time.monotonic()
-        code = preloaded.run(Path(script[0]), script[1:], folder, environment, said, timeout)
-        late = code == -signal.SIGKILL and time.monotonic() - begun >= timeout
-        output = said.read_text(encoding="utf-8", errors="replace")
+        script = folder / f"block-{step.where.rpartition(':')[2]}.py"
+        script.write_text(step.typed, encoding="utf-8")
+        command = [sys.executable, str(script)]
     else:
-        code, late, output = _run(command, folder, environment, timeout)
-    end = f"ended with exit code {code}" if code else ""
-    if late:
-        end = f"was not done after {timeout:g} s; smaller numbers go into a comment such as <!-- typed: epochs=1 imgsz=64 -->"
-    if end:
-        tail = "\n".join(re.split(r"[\r\n]+", output.rstrip())[-TAIL:])
-        pytest.fail(f"{step.where} {end}\n\n{step.typed}\n\nThe end of its output:\n{tail}", pytrace=False)
-
-
-def _script(step: Step, environment: dict[str, str]) -> list[str]:
-    """The console script and the words of a line that is nothing but its call, in words that no shell changes; else none."""
-    plain = re.fullmatch(r"([\w-]+)((?:\s+[\w./:,=+-]+)*)\s*(#.*)?", step.typed)
-    found = plain and step.kind == "bash" and shutil.which(plain[1], path=environment.get("PATH"))
-    if not found or b"python" not in Path(found).read_bytes().partition(b"\n")[0]:
-        return []
-    return [found, *plain[2].split()]
-
-
-def _run(command: list[str], folder: Path, environment: dict[str, str], timeout: float) -> tuple[int, bool, str]:
-    """Exit code of a command, whether it was stopped as it took too long, and its output."""
+        command = ["bash", "-euo", "pipefail", "-c", step.typed]
     process = subprocess.Popen(
         command,
         cwd=folder,
@@ -264,15 +227,21 @@ def _run(command: list[str], folder: Path, environment: dict[str, str], timeout:
         errors="replace",
         start_new_session=True,
     )
+    end = ""
     try:
         output = process.communicate(timeout=timeout)[0]
-        return process.returncode, False, output
+        if process.returncode:
+            end = f"ended with exit code {process.returncode}"
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
-        return process.wait(), True, process.communicate()[0]
+        output = process.communicate()[0]
+        end = f"was not done after {timeout:g} s; smaller numbers go into a comment such as <!-- typed: epochs=1 imgsz=64 -->"
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
+    if end:
+        said = "\n".join(re.split(r"[\r\n]+", output.rstrip())[-TAIL:])
+        pytest.fail(f"{step.where} {end}\n\n{step.typed}\n\nThe end of its output:\n{said}", pytrace=False)
 
 
 # -- the files of a reader ---------------------------------------------------------------------------------------------
@@ -375,15 +344,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path
     return of
 
 
-@pytest.fixture(scope="module")
-def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
-    """Saves each script the import of torch."""
-    folder = tmp_path_factory.mktemp("preloaded")
-    started = Preloaded(reader(folder, folder))
-    yield started
-    started.close()
-
-
 READ = {page: read_page((ROOT / page).read_text(encoding="utf-8"), page) for page in pages(ROOT)}
 
 
@@ -394,9 +354,9 @@ def test_every_block_is_run_or_says_why_not(page: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [pytest.param(s, id=s.where) for steps, _ in READ.values() for s in steps])
-def test_what_the_page_says_works(step: Step, desk: Callable[[str], tuple[Path, dict[str, str]]], preloaded: Preloaded) -> None:
+def test_what_the_page_says_works(step: Step, desk: Callable[[str], tuple[Path, dict[str, str]]]) -> None:
     """In the order of the page: a line alone (-k) lacks what the lines before it leave."""
-    do(step, *desk(step.where.rpartition(":")[0]), preloaded=preloaded)
+    do(step, *desk(step.where.rpartition(":")[0]))
 
 
 # -- the test itself can fail -------------------------------------------------------------------------------------------
@@ -457,50 +417,10 @@ def test_lines_run_in_order_in_one_folder(tmp_path: Path) -> None:
         ("```python\nprint('begun', flush=True)\nwhile True: pass\n```", r"was not done after 1 s(.|\n)*output:\nbegun"),
     ],
 )
-@pytest.mark.parametrize("how", ["alone", "preloaded"])
-def test_a_step_that_fails_is_shown(tmp_path: Path, block: str, says: str, how: str, preloaded: Preloaded) -> None:
+def test_a_step_that_fails_is_shown(tmp_path: Path, block: str, says: str) -> None:
     with pytest.raises(pytest.fail.Exception, match=says):
         for step in steps_of(block):
-            timeout = 1 if "sleep" in block or "while" in block else TIMEOUT
-            do(step, tmp_path, dict(os.environ), timeout, preloaded if how == "preloaded" else None)
-
-
-def test_a_preloaded_script_is_a_process_of_its_own(tmp_path: Path, preloaded: Preloaded) -> None:
-    script, output = tmp_path / "script", tmp_path / "output"
-    script.write_text(
-        "#!python\nimport os, sys\n"
-        "print(sorted({'torch', 'ultralytics'} & sys.modules.keys()), sys.argv[1:], __name__)\n"
-        "print(os.getcwd(), os.environ, os.getsid(0) == os.getpid(), sys.stdin.read(), file=sys.stderr)\n"
-        "sys.exit(len(sys.argv))\n"
-    )
-    for words in (["a=1", "b"], []):
-        output.unlink(missing_ok=True)
-        assert preloaded.run(script, words, tmp_path, {"A": "1"}, output, TIMEOUT) == len(words) + 1
-        first, second = sorted(output.read_text().splitlines(), key=lambda line: line[0] != "[")
-        assert first == f"['torch'] {words} __main__"
-        assert second.split() == [str(tmp_path), "environ({'A':", "'1'})", "True"]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("yolo pose train model=a.pt epochs=1   # words", ["pose", "train", "model=a.pt", "epochs=1"]),
-        ("yolo", []),
-        ("yolo a && yolo b", None),
-        ("A=1 yolo a", None),
-        ("yolo source=*.jpg", None),
-        ("yolo 'a b'", None),
-        ("yolo a > b", None),
-        ("other a", None),
-        ("absent a", None),
-    ],
-)
-def test_scripts_with_plain_words_alone_are_preloaded(tmp_path: Path, line: str, words: list[str] | None) -> None:
-    for name, first in (("yolo", "#!/usr/bin/python3"), ("other", "#!/bin/sh")):
-        (tmp_path / name).write_text(f"{first}\n")
-        (tmp_path / name).chmod(0o755)
-    found = _script(Step("page.md:1", "bash", line, line), {"PATH": str(tmp_path)})
-    assert found == ([] if words is None else [str(tmp_path / "yolo"), *words])
+            do(step, tmp_path, dict(os.environ), timeout=1 if "sleep" in block or "while" in block else TIMEOUT)
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,15 @@ def test_nobody_found_and_nobody_there() -> None:
     assert paired.figures(nothing)["AP"][0] == 0 and paired.figures(nothing)["misses"][0] == 1
     empty = {**nothing, "persons": np.zeros(30, int)}
     assert paired.figures(empty)["AP"][0] == -1
+
+
+def test_table_compares_at_equal_numbers() -> None:
+    """Misses and duplicates are those at equal numbers of detections, and what the partner has more stands in brackets."""
+    judged = {"AP": 0.1, "misses": 0.9, "duplicates": 0.8, "equal": {"crowded": 0.05, "misses": 0.5, "duplicates": 0.02}}
+    point = {"AP": 0.1, "AP50": 0.3, "AP75": 0.04}
+    run = {"model": "m", "mode": " NMS", "label": "less", "judged": {"64": judged}, "curve": [point] * 4, "lr": 0.1}
+    more = {"AP": [0.2, 0.1, 0.3], "crowded": [0, 0, 0], "misses": [-0.1, -0.2, 0.01], "duplicates": [0.03, 0.02, 0.04]}
+    record = {"setup": {"sizes": [64]}, "runs": [{**run, "seconds per 1,000": 7}], "differences": {"m: less NMS": {"64": more}}}
+    cells = [cell.strip() for cell in paired.table(record).splitlines()[2].split("|")]
+    assert cells[1] == "m NMS: less" and "10.0 [+20.0: 10.0 to 30.0]" in cells
+    assert cells[8:11] == ["5.0 [+0.0: 0.0 to 0.0]", "50.0 [-10.0: -20.0 to 1.0]", "2.0 [+3.0: 2.0 to 4.0]"]

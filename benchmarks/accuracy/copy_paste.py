@@ -1,14 +1,12 @@
 """Copy-paste crowds of real people: persons cut out of images by their masks and pasted, scaled, onto person-free backgrounds.
 
-    python -m benchmarks.accuracy.copy_paste --data coco-mini --out crowds --size 192
-
---data is a folder with images/train, labels/train (YOLO-pose rows of 17 COCO keypoints), masks/train (one mask per image,
-all its persons in it) and backgrounds. Sources are split before anything is cut: no person and no background of train is
-in val. Labels are made anew: keypoints behind a person in front are labelled but hidden (1), keypoints outside the image are
-not labelled (0), boxes and areas are those of the visible pixels, as COCO's are. A person of whom too little is visible is
-not pasted at all, so no visible person lacks a label. The crowd index (erpose_yolo/metrics/crowdpose.py) is sampled evenly
-from 0 to 0.85 for each image, and the nearest of many arrangements is taken. The images are square; the same settings
-give the same bytes, and a finished set of the same settings is used again.
+compare.py fine-tunes and judges on them. The source is a folder with images/train, labels/train (YOLO-pose rows of 17 COCO
+keypoints), masks/train (one mask per image, all its persons in it) and backgrounds. Sources are split before anything is
+cut: no person and no background of train is in val. Labels are made anew: keypoints behind a person in front are labelled
+but hidden (1), keypoints outside the image are not labelled (0), boxes and areas are those of the visible pixels, as COCO's
+are. A person of whom too little is visible is not pasted at all, so no visible person lacks a label. The crowd index
+(erpose_yolo/metrics/crowdpose.py) is sampled evenly from 0 to 0.85 for each image, and the nearest of many arrangements is
+taken. The images are square; the same settings give the same bytes, and a finished set of the same settings is used again.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ import numpy as np
 import yaml
 from ultralytics.utils import TQDM
 
-from benchmarks import common
 from erpose_yolo.data.skeletons import COCO_17
 from erpose_yolo.metrics.crowdpose import crowd_index
 from erpose_yolo.metrics.truth import GroundTruth
@@ -420,29 +417,3 @@ def generate(out: Path, settings: Settings) -> dict:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return record
-
-
-def main() -> None:
-    cv2.setNumThreads(1)
-    parser = common.parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--images", type=int, default=Settings.images)
-    parser.add_argument("--val-images", type=int, default=Settings.val_images)
-    parser.add_argument("--size", type=int, default=Settings.size, help="side of an image in pixels")
-    parser.add_argument("--people", nargs=2, type=int, default=Settings.people, help="fewest and most")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    if not 2 <= args.people[0] <= args.people[1] or min(args.images, args.val_images) < 1 or args.size < 64:
-        parser.error("--people takes the fewest, at least 2, and the most; --images, --val-images at least 1; --size at least 64")
-    people = (args.people[0], args.people[1])
-    settings = Settings(str(args.data.resolve()), args.images, args.val_images, args.size, people, args.seed)
-    record = generate(args.out, settings)
-    for split in ("train", "val"):
-        told = {key: value for key, value in record[split].items() if key != "sources"}
-        print(f"{split}: " + ", ".join(f"{key} {value}" for key, value in told.items()))
-    print(args.out / "data.yaml")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.accuracy.ablation
     python -m benchmarks.accuracy.ablation --models --only "refine off" "IoU assignment" --seeds 0
-    python -m benchmarks.accuracy.ablation --track coco-people --data coco-people/data.yaml --start-weights weights
+    python -m benchmarks.accuracy.ablation --track coco-people --data coco-people/data.yaml --start-weights weights --seeds 0
 
 On photos each row has half the budget of compare.py's table of that track, its trainer, its evaluation at several sizes and its
 intervals, the backbone and neck of yolo26n.pt to start from, and its learning rate for erpose-n. On synthetic people it is a
@@ -146,20 +146,23 @@ def table(record: common.Record) -> str:
     return common.markdown([*header, "duplicates / 100 persons", "misses / 100 persons"], rows)
 
 
-def photos(args: argparse.Namespace, parser: argparse.ArgumentParser, only: Sequence[str] = PARTS) -> None:
+def photos(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, only: Sequence[str] = PARTS, seeds: Sequence[int] = (0,)
+) -> None:
     """The rows on photos, with half the budget of the comparison and the learning rate that it has chosen.
 
     Args:
         args: of compare.py's command line, whose budget is halved.
         parser: for errors.
         only: some rows.
+        seeds: of each of them and of erpose-n unchanged.
     """
     rates = common.read(f"compare-{PHOTOS}").get("rates", {})
     args.name, args.cutouts, args.epochs = f"ablation-{PHOTOS}", None, (args.epochs or TRACKS[PHOTOS]["epochs"]) // 2
     prepare(args, parser)
     if "erpose-n" in rates:
         common.put(args.name, args.setup, lambda record: {"rates": {"erpose-n": rates["erpose-n"]}})
-    complete(args, [{"model": "erpose-n", "seed": 0, "label": label} for label in ("", *only)], parser)
+    complete(args, [{"model": "erpose-n", "seed": seed, "label": label} for seed in seeds for label in ("", *only)], parser)
 
 
 def main() -> None:
@@ -167,9 +170,10 @@ def main() -> None:
     parser.add_argument("--track", choices=("walk", PHOTOS), default="walk")
     if parser.parse_known_args([word for word in sys.argv[1:] if word not in ("-h", "--help")])[0].track == PHOTOS:
         parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS, help="some rows")
+        parser.add_argument("--seeds", nargs="+", type=int, default=[0])
         arguments(parser)
         args = parser.parse_args()
-        photos(args, parser, args.only)
+        photos(args, parser, args.only, args.seeds)
         return
     parser.add_argument("--models", nargs="*", default=["erpose-n", "yolo26n-pose"], help="unchanged, for comparison")
     parser.add_argument("--only", nargs="*", choices=ROWS, default=ROWS, help="some rows")

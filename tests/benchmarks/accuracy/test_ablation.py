@@ -62,3 +62,8 @@ def test_rows_on_photos_have_half_the_budget_and_the_rate_of_the_comparison(
     record = common.read("ablation-coco-people")
     assert record["setup"] == {"epochs": 10, "cutouts": None} and record["rates"] == {"erpose-n": {"0.002": 0.2, "0.001": 0.1}}
     assert all(budget.trainer_of("erpose-n", label) for label in ablation.PARTS)
+
+    done.clear()
+    monkeypatch.setattr("sys.argv", [*words.split(), "--only", "RLE", "--seeds", "1", "2"])
+    ablation.main()
+    assert [(who["label"], who["seed"]) for who in done] == [("", 1), ("RLE", 1), ("", 2), ("RLE", 2)]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from erpose_yolo.data.check import FAR_HIDDEN
 from erpose_yolo.data.synth import SynthConfig, contact_sheet, generate, render_scene
 from erpose_yolo.data.synth import dataset as dataset_module
 from erpose_yolo.data.synth import scene as scene_module
@@ -216,6 +217,20 @@ def test_v_is_zero_exactly_outside() -> None:
         assert np.allclose(points[inside, :2], pixels[inside], atol=1e-3)
         zeros += int((~inside).sum())
     assert zeros > 4
+
+
+def test_no_guesses_far_from_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a person behind others little is seen; `erpose check` takes a keypoint far from that for another person's."""
+
+    def farthest() -> float:
+        """Largest distance of a hidden keypoint from its box, over the longer side, in a picture that has such a person."""
+        _, boxes, keypoints = dataset_module.draw_image(SynthConfig(), "train", 140)
+        outside = np.maximum(boxes[:, None, :2] - keypoints[..., :2], keypoints[..., :2] - boxes[:, None, 2:]).max(2)
+        return float((outside / (boxes[:, 2:] - boxes[:, :2]).max(1)[:, None])[keypoints[..., 2] == 1].max())
+
+    assert 1 < farthest() <= FAR_HIDDEN
+    monkeypatch.setattr(scene_module, "FARTHEST_GUESS", np.inf)
+    assert farthest() > FAR_HIDDEN
 
 
 def test_scenes_are_consistent() -> None:

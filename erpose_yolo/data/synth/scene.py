@@ -24,6 +24,7 @@ MIN_PIXELS = 12  # a person with fewer visible pixels gets no label
 _DETAILED = 110  # px; people who stand less tall are drawn with fewer faces
 _AROUND = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
 MIN_SHOWN = 0.10  # nor one of whose silhouette less than this is visible
+FARTHEST_GUESS = 2.0  # nobody would label a hidden keypoint farther from what is visible than this many longer sides of its box
 
 
 @dataclass
@@ -275,6 +276,8 @@ def label(actors: Sequence[Actor], indices: Sequence[int], raster: Raster, camer
         centre = raster.owner[at[:, 1], at[:, 0]]
         visible = ((centre == index) | (centre < 0)) & (surface > z - actor.radii)
         visible[:5] &= turned < -0.08
+        outside = np.maximum(box[:2] - pixels, pixels - box[2:]).max(1)
+        inside &= visible | (outside <= FARTHEST_GUESS * (box[2:] - box[:2]).max())
         points = np.zeros((17, 3))
         points[inside, :2], points[inside, 2] = pixels[inside], 1 + visible[inside]
         if not points[:, 2].any():

@@ -44,7 +44,7 @@ TOOLS: dict[str, tuple[str, ModuleType, str]] = {
     "derived-boxes": (
         "Boxes derived from keypoints, learned ones and a peer's",
         derived_boxes,
-        " --data coco-people.yaml --weights erpose-n.pt --peer yolo26n-pose.pt --photos 500",
+        " --data coco-people.yaml --weights erpose-n.pt --peer yolo26n-pose.pt",
     ),
     "error-bars": (
         "Error bars of keypoints, fitted on training photos",

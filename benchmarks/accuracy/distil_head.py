@@ -6,8 +6,8 @@ As long as backbone and neck are the teacher's, one forward pass serves both hea
 score towers are the teacher's, too. Where the teacher sees a person, the branch learns that person's labelled keypoints, and
 the teacher's where nobody labelled any. With --neck a copy of the neck and of the score towers learns along; its scores
 follow the teacher's on every cell, but for those that repeat a better one's pose. Convolutions run in bfloat16, which is
-twice as fast on CPUs that have it. A training that was cut off goes on from --out's state file beside it, with the same
-command.
+twice as fast on some CPUs and slower than float32 (--no-amp) on others. A training that was cut off goes on from --out's state
+file beside it, with the same command.
 """
 
 from __future__ import annotations
@@ -45,7 +45,13 @@ CELLS, LEAST = 60, 0.02  # most cells of an image that learn, and the least scor
 SAME = 0.3  # OKS from which a teacher's pose and a label are the same person
 REPEATED = 0.7  # OKS from which two of the teacher's poses are the same person, and the better score alone is learned
 
+AMP = {"enabled": True}  # --no-amp
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def precision() -> torch.autocast:
+    """Of the convolutions inside the context: bfloat16 or float32."""
+    return torch.autocast("cpu", torch.bfloat16, **AMP)
 
 
 def read_labels(image: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +105,12 @@ def crop(photo: Path, size: int, sides: tuple[float, float]) -> Sample:
 
 
 def teacher_targets(
-    stock: nn.Module, features: list[Tensor], labels: list[tuple[Tensor, Tensor]], sigmas: Tensor, margins: Tensor
+    stock: nn.Module,
+    features: list[Tensor],
+    labels: list[tuple[Tensor, Tensor]],
+    sigmas: Tensor,
+    margins: Tensor,
+    power: float = 0.5,
 ) -> dict[str, Tensor]:
     """Cells that learn, and what: M cells of the batch.
 
@@ -109,6 +120,7 @@ def teacher_targets(
         labels: keypoints (N, 17, 3) and areas (N,) of each image, pixels.
         sigmas: (17,).
         margins: of derived boxes.
+        power: a cell weighs the teacher's score to this power.
 
     Returns:
         image (M,), cell (M,), weight (M,), place (M, 2) and stride (M, 1) in pixels, keypoints (M, 17, 2), labelled (M, 17),
@@ -117,7 +129,7 @@ def teacher_targets(
     shapes = [(f.shape[2], f.shape[3]) for f in features]
     centres, strides = make_cells(shapes, STRIDES, features[0])
     batch = len(features[0])
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision():
         scores = [c(f).flatten(2) for c, f in zip(stock.one2one_cv3, features)]
         towers = [c(f) for c, f in zip(stock.one2one_cv4, features)]
     score = torch.cat(scores, 2).float().sigmoid()[:, 0]
@@ -146,8 +158,8 @@ def teacher_targets(
         labelled[mine] |= known
         area[mine] = size[person]
     keep = labelled.any(1)
-    found: dict[str, Tensor] = {"image": image, "cell": cell, "weight": score[image, cell].sqrt(), "place": place, "stride": stride}
-    found |= {"keypoints": wanted, "labelled": labelled, "visible": visible, "area": area}
+    found: dict[str, Tensor] = {"image": image, "cell": cell, "weight": score[image, cell] ** power, "place": place}
+    found |= {"stride": stride, "keypoints": wanted, "labelled": labelled, "visible": visible, "area": area}
     return {k: v[keep] for k, v in found.items()} | {"scores": targets}
 
 
@@ -174,7 +186,7 @@ def best_of_each(scores: Tensor, keypoints: Tensor, visible: Tensor, margins: Te
 
 def pose_losses(branch: nn.Module, features: list[Tensor], target: dict[str, Tensor], loss: ERPoseLoss, sigmas: Tensor) -> Tensor:
     """Loss of the branch's poses at the cells that learn, before and after refinement, and of their visibility."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision():
         out, _ = branch(features)
     image, cell, stride = target["image"], target["cell"], target["stride"]
     counts = [f.shape[2] * f.shape[3] for f in features]
@@ -239,7 +251,7 @@ def prune(stock: nn.Module, branch: PoseBranch) -> None:
 
 def score_loss(towers: nn.Module, features: list[Tensor], scores: Tensor) -> Tensor:
     """Cross entropy of the scores of all cells with the teacher's (B, A), over the number of persons that those amount to."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with precision():
         logits = torch.cat([tower(f).flatten(2)[:, 0] for tower, f in zip(towers, features)], 1)
     return F.binary_cross_entropy_with_logits(logits.float(), scores, reduction="sum") / scores.sum().clamp(min=1)
 
@@ -317,6 +329,8 @@ def main() -> None:
     parser.add_argument("--sides", type=float, nargs=2, default=(288, 960), help="range of a photo's longer side in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--weight-power", type=float, default=0.5, help="of the teacher's score: what a cell weighs")
+    parser.add_argument("--no-amp", action="store_true", help="float32 throughout")
     parser.add_argument("--no-labels", action="store_true", help="learn the teacher's keypoints alone")
     parser.add_argument("--neck", action="store_true", help="neck and score towers learn along")
     parser.add_argument("--neck-share", type=float, default=0.02, help="their learning rate, as a share of --lr")
@@ -324,6 +338,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    AMP["enabled"] = not args.no_amp
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)
     folders = check_det_dataset(str(catalog.resolve_data(args.data)))["train"]
@@ -386,16 +401,16 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         with torch.no_grad():
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision():
                 below = run(backbone, images, [])
                 outputs = run(own_neck, below[-1], below)
             features = [outputs[j].float() for j in head.f]
-            target = teacher_targets(stock, features, labels, sigmas, margins)
+            target = teacher_targets(stock, features, labels, sigmas, margins, args.weight_power)
         step += 1
         if not len(target["cell"]):
             continue
         if args.neck:
-            with torch.autocast("cpu", torch.bfloat16):
+            with precision():
                 outputs = run(learns["neck"], below[-1], below)
             features = [outputs[j].float() for j in head.f]
         value = pose_losses(branch, features, target, loss, sigmas)

@@ -66,6 +66,7 @@ def test_labels_take_the_place_of_the_teachers_keypoints(stock: torch.nn.Module)
     none = [(torch.zeros(0, 17, 3), torch.zeros(0))] * 2
     with torch.no_grad():
         plain = distil_head.teacher_targets(stock, maps, none, SIGMAS, default_margins(17))
+        steeper = distil_head.teacher_targets(stock, maps, none, SIGMAS, default_margins(17), power=1.0)
         own = plain["image"] == 0
         person = torch.cat((plain["keypoints"][own][:1] + 0.5, torch.full((1, 17, 1), 2.0)), 2)
         person[0, 3, 2] = 0
@@ -75,6 +76,7 @@ def test_labels_take_the_place_of_the_teachers_keypoints(stock: torch.nn.Module)
     assert (taught["keypoints"][own][0, 3] == plain["keypoints"][own][0, 3]).all()  # unlabelled: the teacher's
     assert taught["area"][own][0] == labels[0][1][0]
     assert torch.equal(taught["keypoints"][~own], plain["keypoints"][~own])
+    torch.testing.assert_close(steeper["weight"], plain["weight"] ** 2)
 
 
 def test_a_pruned_tower_starts_near_the_teacher(stock: torch.nn.Module) -> None:

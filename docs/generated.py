@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -64,8 +65,10 @@ def exports() -> str:
             pip = pip_line(formats.RUNTIMES.get(name, {}) | (NUMPY if name == "coreml" else {}))
             rows.append([f"`{f'format={name} {option}'.strip()}`", ap, row["mb"], time, pip])
     header = ["arguments of an export beside its model", "AP", "MB", "time / fp32", "pip install, to run"]
+    shipped = hashlib.sha256(Path(catalog.resolve_weights(record["weights"])).read_bytes()).hexdigest()
+    weights = record["weights"] if shipped.startswith(record["sha256"]) else f"an earlier {record['weights']} with the same layers"
     return (
-        f"{common.markdown(header, rows)}\n\nAP of {record['weights']} on {record['photos']} photos of COCO val2017 at "
+        f"{common.markdown(header, rows)}\n\nAP of {weights} on {record['photos']} photos of COCO val2017 at "
         f"{record['imgsz']} px, padded to squares, and points gained or lost against PyTorch, whose AP is {100 * plain:.1f}. "
         f"Time: of the network on one thread, over float32 in the same runtime ({record['machine']}). "
         f"Not measured: {', '.join(absent)}."

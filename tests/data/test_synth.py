@@ -223,7 +223,7 @@ def test_no_guesses_far_from_what_is_visible(monkeypatch: pytest.MonkeyPatch) ->
     """Of a person behind others little is seen; `erpose check` takes a keypoint far from that for another person's."""
 
     def farthest() -> float:
-        """Largest distance of a hidden keypoint from its box, over the longer side, in a picture that has such a person."""
+        """Largest distance of a hidden keypoint from its box, over the longer side, in an image that has such a person."""
         _, boxes, keypoints = dataset_module.draw_image(SynthConfig(), "train", 140)
         outside = np.maximum(boxes[:, None, :2] - keypoints[..., :2], keypoints[..., :2] - boxes[:, None, 2:]).max(2)
         return float((outside / (boxes[:, 2:] - boxes[:, :2]).max(1)[:, None])[keypoints[..., 2] == 1].max())

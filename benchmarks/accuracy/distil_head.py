@@ -329,7 +329,7 @@ def main() -> None:
     parser.add_argument("--sides", type=float, nargs=2, default=(288, 960), help="range of a photo's longer side in pixels")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--weight-power", type=float, default=0.5, help="of the teacher's score: what a cell weighs")
+    parser.add_argument("--weight-power", type=float, default=0.5, help="a cell weighs the teacher's score to this power")
     parser.add_argument("--no-amp", action="store_true", help="float32 throughout")
     parser.add_argument("--no-labels", action="store_true", help="learn the teacher's keypoints alone")
     parser.add_argument("--neck", action="store_true", help="neck and score towers learn along")

@@ -285,7 +285,7 @@ def complete(
     for who in TQDM(todo, desc=name, disable=False):
         if is_finished(name, setup, who):
             continue
-        new = [{**who, **record, "machine": machine()} for record in run(**who)]
+        new = [{"machine": machine(), **who, **record} for record in run(**who)]
         if not new:
             continue
 

@@ -88,12 +88,6 @@ class FlowHead(ERPoseHead):
         self.flow = RealNVP()
 
 
-class HardTargets(ERPoseLoss):
-    """Scores learn who is assigned and not how good the pose is."""
-
-    score_floor = (1.0, 1.0)
-
-
 class OneToOneLoss(ERPoseLoss):
     """No one-to-many assignment; heatmaps stay."""
 
@@ -123,10 +117,6 @@ class RLE(ERPoseModel):
         return criterion
 
 
-class HardScores(ERPoseModel):
-    loss_class = HardTargets
-
-
 class OneToOneOnly(ERPoseModel):
     loss_class = OneToOneLoss
 
@@ -140,7 +130,6 @@ VARIANTS: dict[str, type[ERPoseModel]] = {
     "RLE": RLE,
     "IoU assignment": IoUAssignment,
     "shared pose branch": SharedPose,
-    "hard score targets": HardScores,
     "one-to-one only": OneToOneOnly,
     "confidence is the score": PlainScores,
 }

@@ -38,10 +38,7 @@ from erpose_yolo.nn.network import ERPoseModel
 DATA = Path(__file__).parent / "synth-walk.yaml"
 ROWS = ("heatmaps off", "refine off", "boxes on", "no size range", "plain OKS loss", "IoU assignment", "shared pose branch")
 # On photos, by what they may change.
-PARTS = (
-    "refine off", "plain OKS loss", "heatmaps off", "IoU assignment", "one-to-one only", "hard score targets", "RLE",
-    "confidence is the score",
-)  # fmt: skip
+PARTS = ("refine off", "plain OKS loss", "heatmaps off", "IoU assignment", "one-to-one only", "RLE", "confidence is the score")
 QUARTERS = 4
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # of common.load_split
 

@@ -12,7 +12,8 @@ learning rate of --rates that does better on a tenth of the training photos, aft
 --cutouts (a folder for copy_paste.py) the trained weights are fine-tuned on copy-paste crowds and judged on other crowds; photos
 whose persons are in the latter are not trained on. What is kept of each photo stands in results/NAME/, for paired intervals.
 ``--models MODEL+`` is a peer that starts with the detector's box and class towers, too, as Ultralytics' own ``load`` has it.
-The whole table and the ablation, in order of importance; what is finished is left out, so the same line continues:
+The whole table and the ablation, in order of importance; what is finished is left out, so the same line continues. Some processors
+are faster with --no-amp than in bfloat16; rows of either stand in one table, which says so.
 
     python -m benchmarks.accuracy.compare --track coco-people --data ... --start-weights ... --cutouts ... --all
 
@@ -70,8 +71,8 @@ TRACKS: dict[str, dict[str, Any]] = {  # small images and short runs bear no mos
 SIZES = (416, 320, 640)  # px; the first is that of all columns but AP
 RATES = (2e-3, 7e-4)
 FAMILIES = {"erpose-n": "yolo26n", "erpose8-n": "yolov8n", "erpose11-n": "yolo11n"}  # the backbone and neck of ours
-ALL = (("erpose8-n yolov8n-pose", 0), ("erpose-n yolo26n-pose", 0), ("ablation", 0), ("erpose8-n yolov8n-pose", 1))
-ALL += (("erpose-n yolo26n-pose", 1), ("erpose11-n yolo11n-pose", 0), ("yolov8n-pose+ yolo26n-pose+", 0))
+ALL = (("erpose8-n yolov8n-pose", 0), ("erpose-n yolo26n-pose", 0), ("erpose8-n yolov8n-pose", 1), ("erpose-n yolo26n-pose", 1))
+ALL += (("erpose11-n yolo11n-pose", 0), ("yolov8n-pose+ yolo26n-pose+", 0), ("ablation", 0))
 
 
 def folder_of(model: str, seed: int, args: argparse.Namespace, label: str = "") -> Path:
@@ -196,6 +197,8 @@ def run(model: str, seed: int, args: argparse.Namespace, label: str = "") -> lis
     records = []
     for mode, nms in modes(model).items():
         record: dict[str, Any] = {"mode": mode, "seconds": round(spent[0])}
+        if args.sizes and not args.amp:
+            record["machine"] = f"{common.machine()}, float32"
         first = (args.sizes or [args.imgsz])[0]
         judged = [judge(stage, args.data, first, nms, args) for stage in stages]
         record["curve"] = [{"epoch": epoch, **found} for epoch, (found, _) in zip(marks(args.epochs), judged)]
@@ -310,7 +313,9 @@ def prepare(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     args.setup = {"track": args.track, "data": data, **{k: getattr(args, k) for k in ("epochs", "imgsz", "batch")}}
     args.setup |= {"start": start, "augment": args.augment, "train": TRAIN}
     if args.device != "cpu" or args.gpu_cache or photos:  # cached images are augmented in another way
-        args.setup |= {"gpu_cache": args.gpu_cache, "amp": args.amp}
+        args.setup |= {"gpu_cache": args.gpu_cache}
+    if args.device != "cpu" or args.gpu_cache:  # each run on a CPU says its own
+        args.setup |= {"amp": args.amp}
     if args.sizes:
         args.setup |= {"sizes": args.sizes, "rates": args.rates}
     if photos:

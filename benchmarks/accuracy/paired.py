@@ -188,9 +188,10 @@ def table(record: common.Record) -> str:
 
 
 def partner(run: common.Record, runs: list[common.Record]) -> list[common.Record]:
-    """Runs that a run's row is compared with: the model without a label, or of ours the one with a peer's backbone and neck."""
-    model = PARTNERS.get(run["model"], run["model"])
-    return [r for r in runs if r["model"] == model and not r.get("label")] if model != run["model"] or run.get("label") else []
+    """Runs that a run's row is compared with: the model without the first of its labels, of peers ours with the same backbone."""
+    model, label = PARTNERS.get(run["model"], run["model"]), run.get("label", "")
+    base = label.partition(", ")[2] if model == run["model"] else ""
+    return [r for r in runs if r["model"] == model and r.get("label", "") == base] if model != run["model"] or label else []
 
 
 def differences(runs: list[common.Record]) -> dict[str, Any]:

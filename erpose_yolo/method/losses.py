@@ -1,4 +1,4 @@
-"""Losses of ER-Pose: smooth OKS, scores that learn pose quality, keypoint heatmaps, visibility.
+"""Losses of ER-Pose: smooth OKS, scores, keypoint heatmaps, visibility.
 
 Plain torch on tensors; nothing here knows Ultralytics. All arithmetic is float32 whatever the autocast type.
 
@@ -64,7 +64,8 @@ def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
     and is flat at the keypoint, exp(-(sqrt(1 + (r/b)^2) - 1)) has the same value and curvature at r = 0 but an
     exponential tail. Its negative logarithm is quadratic within b and linear beyond: the gradient is bounded by 1/b and
     never vanishes. The spread b (in tolerances) is predicted per keypoint while training; the log b terms make the whole a
-    likelihood, so b follows the error down and the loss sharpens itself.
+    likelihood, so b follows the error down and the loss sharpens itself. A b that does not match the error costs: this is the
+    paper's confidence mismatch, of single keypoints, and what a pose's confidence is made of when deployed.
 
     Args:
         error: (...) e_k of the OKS formula.
@@ -243,13 +244,11 @@ class ERPoseLoss:
             1 - OKS beside the smooth OKS loss, aux_loss_gain that of the pose loss of keypoints before they are refined.
 
     Attributes:
-        kernel_dof: (first, last) degrees of freedom of the OKS kernel that ranks candidates and makes score targets: few, so a
-            wide kernel, while poses are bad.
-        score_floor: (first, last) least score target of a positive, so that no person's score starves.
+        kernel_dof: (first, last) degrees of freedom of the OKS kernel that ranks candidates: few, so a wide kernel, while poses
+            are bad.
     """
 
     kernel_dof = (1.0, 8.0)
-    score_floor = (1.0, 0.2)
 
     def __init__(
         self,
@@ -416,24 +415,18 @@ class ERPoseLoss:
         similarity = mean_over_labelled(kernel(error, schedule(self.kernel_dof, progress)), labelled)
         ranked_by = self.pose_quality(side, similarity, keypoints, person, cell, context)
         score = side.scores[targets.image[person], targets.category[person], cell].sigmoid()
-
-        def table(values: Tensor) -> Tensor:
-            return values.new_zeros(found.cell.shape).index_put((person, column), values)
-
-        rank, quality = table(assigner.alignment(score, ranked_by, self.alpha, self.beta)), table(similarity)
-        floor = schedule(self.score_floor, progress)
+        rank = assigner.alignment(score, ranked_by, self.alpha, self.beta)
+        rank = rank.new_zeros(found.cell.shape).index_put((person, column), rank)
         if name == "one2many":
             chosen = assigner.one_to_many(rank, found, targets.image, num_cells, self.topk)
             p, c = chosen.nonzero(as_tuple=True)
-            # cells of one person share its best quality in proportion to their rank
-            best = (rank * chosen).amax(1).clamp(min=torch.finfo(rank.dtype).tiny)[p]
-            top = (quality * chosen).amax(1)[p]
-            target = (rank[p, c] / best) * (floor + (1 - floor) * top)
+            # the best cell of a person learns 1, the others their rank beside it
+            target = rank[p, c] / (rank * chosen).amax(1).clamp(min=torch.finfo(rank.dtype).tiny)[p]
         else:
             column_of = assigner.one_to_one(rank, found, targets.image, num_cells)
             p = (column_of != NO_CELL).nonzero(as_tuple=True)[0]
             c = column_of[p]
-            target = floor + (1 - floor) * quality[p, c]
+            target = torch.ones_like(rank[p, c])
         return Assignment(p, found.cell[p, c], target)
 
     def _pose_terms(self, side: Side, pairs: Assignment, context: BatchContext) -> dict[str, Tensor]:

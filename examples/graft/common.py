@@ -45,8 +45,6 @@ class StockLoss(ERPoseLoss):
     """The style of YOLOv8-pose: a box branch, cells ranked by score^0.5 * IoU^6 of boxes, one-to-many scores alone (and NMS),
     1 - exp(-e) for the keypoints; gains in the proportions that Ultralytics has. Candidate cells are those of ER-Pose."""
 
-    score_floor = (1.0, 1.0)
-
     def __init__(self, sigmas: Tensor, strides: Sequence[float]) -> None:
         gains = {"pose_gain": 24.0, "visibility_gain": 2.0, "box_gain": 15.0}
         super().__init__(sigmas, strides, beta=6.0, one2many_weight=(1.0, 1.0), heatmap_gain=0.0, **gains)

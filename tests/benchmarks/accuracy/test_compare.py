@@ -125,20 +125,22 @@ def judged_run(model: str, seed: int, kept: paired.Kept, **who: Any) -> dict[str
 
 
 def test_rows_are_compared_with_their_partner(results: Path) -> None:
-    """Peers with ours of the same backbone, labelled rows with the model itself; seeds that both have, photos that both saw."""
+    """Peers with ours of the same backbone, rows with the same labels but the first; seeds that both have, photos that both saw."""
     rng = np.random.default_rng(0)
     good, poor = (test_paired.made_up(rng, spread) for spread in (1.0, 5.0))
     runs = [judged_run("erpose8-n", seed, good) for seed in (0, 1)]
     runs += [judged_run("yolov8n-pose", 0, poor, mode=" NMS"), judged_run("yolo26n-pose", 0, poor, mode=" one-to-one")]
     runs += [judged_run("erpose8-n", 0, poor, label="refine off"), judged_run("erpose8-n", 7, poor, label="RLE")]
+    runs += [judged_run("erpose8-n", 0, good, label="refine off, RLE"), judged_run("erpose8-n", 0, poor, label="RLE")]
     found = paired.differences(runs)
-    assert list(found) == ["yolov8n-pose NMS", "erpose8-n: refine off"]
+    assert set(found) == {"yolov8n-pose NMS", "erpose8-n: refine off", "erpose8-n: refine off, RLE", "erpose8-n: RLE"}
+    assert found["erpose8-n: refine off, RLE"]["64"]["AP"][0] < 0 < found["erpose8-n: RLE"]["64"]["AP"][0], "RLE alone, and nothing"
     by, low, high = found["yolov8n-pose NMS"]["64"]["AP"]
     wanted = paired.figures(good)["AP"][0] - paired.figures(poor)["AP"][0]
     assert by == pytest.approx(wanted, abs=1e-4) and low < by < high and low > 0
     lines = paired.table({"setup": {"sizes": [64]}, "runs": runs, "differences": found}).splitlines()
     assert (
-        len(lines) == 7 and lines[3].startswith("| yolov8n-pose NMS | 1 |") and f"[{by * 100:+.1f}: {low * 100:.1f} to" in lines[3]
+        len(lines) == 8 and lines[3].startswith("| yolov8n-pose NMS | 1 |") and f"[{by * 100:+.1f}: {low * 100:.1f} to" in lines[3]
     )
     assert "[" not in lines[2], "nobody is the partner of ours"
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from ultralytics import YOLO
+from ultralytics.data.augment import LetterBox
 from ultralytics.utils import ASSETS
 from ultralytics.utils.patches import torch_load
 
@@ -49,6 +52,22 @@ def test_it_finds_the_people_in_photos_that_it_has_never_seen(maker: type[YOLO])
 def test_it_finds_everybody_and_nobody_twice() -> None:
     found = {name: len(ERPose(NAME).predict(ASSETS / name, verbose=False)[0]) for name in ("bus.jpg", "zidane.jpg")}
     assert found == {"bus.jpg": 4, "zidane.jpg": 2}
+
+
+def test_a_fine_tuning_begins_with_what_it_knows() -> None:
+    """Scores with BatchNorm of the batch, as a training has them, follow those with what the file knows of it."""
+    network = ERPose(NAME).model.float().train()
+    photos = [LetterBox((SIZE, SIZE))(image=cv2.imread(str(ASSETS / name))) for name in ("bus.jpg", "zidane.jpg")]
+    pixels = np.stack([photo[..., ::-1] for photo in (*photos, *(photo[:, ::-1] for photo in photos))])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    scores = []
+    for of_the_batch in (False, True):
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.train(of_the_batch)
+        with torch.no_grad():
+            scores.append(network(images).one2one_scores.flatten())
+    assert torch.corrcoef(torch.stack(scores))[0, 1] > 0.5
 
 
 def test_the_commands_know_it(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

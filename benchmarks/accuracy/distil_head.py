@@ -17,6 +17,7 @@ import copy
 import math
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,7 @@ STRIDES = [8.0, 16.0, 32.0]
 FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 CELLS, LEAST = 60, 0.02  # most cells of an image that learn, and the least score of the teacher there
 SAME = 0.3  # OKS from which a teacher's pose and a label are the same person
+MEASURED = 160  # crops from which BatchNorm has its mean and variance in the end
 REPEATED = 0.7  # OKS from which two of the teacher's poses are the same person, and the better score alone is learned
 
 AMP = {"enabled": True}  # --no-amp
@@ -304,6 +306,42 @@ def unfold(layers: nn.Module, trained: nn.Module) -> None:
             module.load_state_dict(other.state_dict())
 
 
+@torch.no_grad()
+def measure_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give each BatchNorm the mean and variance of what reaches it; the network computes what it did when deployed.
+
+    A fine-tuning normalises by its batches. From the 0 and 1 of :func:`unfold` it would begin with quite another network.
+
+    Args:
+        network: has outputs for training and, with BatchNorm in inference, for (B, 3, H, W) images.
+        batches: (B, 3, H, W) images, shares of 1.
+    """
+    norms = [module for module in network.train().modules() if isinstance(module, nn.BatchNorm2d)]
+    met: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}  # per batch: numbers, their sum, that of their squares
+
+    def meet(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].double().transpose(0, 1).flatten(1)
+        met[norm].append(torch.stack((torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1))))
+
+    hooks = [norm.eval().register_forward_pre_hook(meet) for norm in norms]
+    for images in batches:
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    for norm in norms:
+        if not met[norm]:  # of a part that does not take part
+            continue
+        count, total, squares = torch.stack(met[norm]).sum(0)
+        mean = total / count
+        var = (squares / count - mean**2).clamp(min=0)
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.add_((mean - norm.running_mean) * factor)
+        norm.weight.copy_(factor * (var + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+    network.eval()
+
+
 def mean_of(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Mean of the weights of several trainings: less of the noise of each than any of them has."""
     return {k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v for k, v in states[-1].items()}
@@ -438,6 +476,9 @@ def main() -> None:
         unfold(neck, average["neck"])
         for towers in (head.one2one_score, head.one2many_score):
             unfold(towers, average["scores"])
+        crops = Photos(photos, args.size, tuple(args.sides), MEASURED, args.seed, labels=False)
+        seen = torch.utils.data.DataLoader(crops, args.batch, collate_fn=collate)
+        measure_norms(student.model, (images for images, _ in seen))
     for p in student.model.parameters():
         p.requires_grad_(True)
     save()

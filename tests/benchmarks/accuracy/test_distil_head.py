@@ -15,6 +15,7 @@ from benchmarks.accuracy import distil_head
 from erpose_yolo.method.boxes import default_margins
 from erpose_yolo.method.oks import COCO_SIGMAS
 from erpose_yolo.nn.head import PoseBranch
+from erpose_yolo.nn.network import ERPoseModel
 
 SIGMAS = torch.tensor(COCO_SIGMAS)
 
@@ -110,6 +111,28 @@ def test_a_trained_neck_is_written_back(stock: torch.nn.Module) -> None:
         distil_head.unfold(neck, trained)
         torch.testing.assert_close(distil_head.run(neck, below[-1], below)[-1], wanted, rtol=1e-3, atol=1e-4)
     assert (before - wanted).abs().max() > 0.01
+
+
+def test_a_training_begins_with_the_network_that_is_deployed() -> None:
+    """BatchNorm that normalises by the batch whose statistics were measured gives what it gives when deployed."""
+    torch.manual_seed(3)
+    network = ERPoseModel("erpose-n.yaml", verbose=False).float()
+    images = torch.rand(4, 3, 64, 64)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after unfold
+            torch.nn.init.normal_(module.bias)
+            module.momentum = 0.0
+    with torch.no_grad():
+        deployed, before = network.eval()(images), network.train()(images).one2one
+        distil_head.measure_norms(network, [images])
+        after = network.train()(images).one2one
+        torch.testing.assert_close(network.eval()(images), deployed, rtol=1e-3, atol=1e-2)
+        for module in network.train().modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        wanted = network(images).one2one
+    torch.testing.assert_close(after.offsets, wanted.offsets, rtol=1e-2, atol=1e-3)
+    assert (before.offsets - wanted.offsets).abs().max() > 0.1
 
 
 def test_scores_of_the_teacher_are_the_least_of_the_score_loss(stock: torch.nn.Module) -> None:

@@ -312,9 +312,10 @@ def prepare(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     start = "detection" if args.start_weights else None
     args.setup = {"track": args.track, "data": data, **{k: getattr(args, k) for k in ("epochs", "imgsz", "batch")}}
     args.setup |= {"start": start, "augment": args.augment, "train": TRAIN}
-    if args.device != "cpu" or args.gpu_cache or photos:  # cached images are augmented in another way
+    on_gpu = args.device != "cpu" or args.gpu_cache
+    if on_gpu or photos:  # cached images are augmented in another way
         args.setup |= {"gpu_cache": args.gpu_cache}
-    if args.device != "cpu" or args.gpu_cache:  # each run on a CPU says its own
+    if on_gpu:  # each run on a CPU says its own
         args.setup |= {"amp": args.amp}
     if args.sizes:
         args.setup |= {"sizes": args.sizes, "rates": args.rates}

@@ -44,8 +44,8 @@ STRIDES = [8.0, 16.0, 32.0]
 FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 CELLS, LEAST = 60, 0.02  # most cells of an image that learn, and the least score of the teacher there
 SAME = 0.3  # OKS from which a teacher's pose and a label are the same person
-MEASURED = 160  # crops from which BatchNorm has its mean and variance in the end
 REPEATED = 0.7  # OKS from which two of the teacher's poses are the same person, and the better score alone is learned
+MEASURED = 160  # crops from which BatchNorm has its mean and variance in the end
 
 AMP = {"enabled": True}  # --no-amp
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]

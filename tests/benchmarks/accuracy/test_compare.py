@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,19 @@ def arguments(tmp_path: Path, tiny_dataset: Path, name: str, **changes: Any) -> 
         "crowds": None,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **changes})
+
+
+@pytest.mark.parametrize("amp", [True, False])
+def test_a_row_says_that_it_is_float32(
+    amp: bool, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: Path
+) -> None:
+    kept = test_paired.made_up(np.random.default_rng(0), 1.0)
+    monkeypatch.setattr(compare, "train", lambda folder, *args, **options: folder / "weights" / "last.pt")
+    monkeypatch.setattr(compare, "judge", lambda *args: (FIGURES, kept))
+    monkeypatch.setattr(compare, "seconds_of", lambda folder: (8.0, 2.0))
+    args = arguments(tmp_path, tiny_dataset, "t", amp=amp, sizes=[64], images=4)
+    common.complete("t", {}, [{"model": "erpose-n", "seed": 0}], partial(compare.run, args=args), lambda record: "")
+    assert [run["machine"] for run in common.read("t")["runs"]] == [common.machine() + ("" if amp else ", float32")]
 
 
 @pytest.mark.slow

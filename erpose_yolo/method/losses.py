@@ -64,8 +64,8 @@ def smooth_oks_loss(error: Tensor, log_spread: Tensor) -> Tensor:
     and is flat at the keypoint, exp(-(sqrt(1 + (r/b)^2) - 1)) has the same value and curvature at r = 0 but an
     exponential tail. Its negative logarithm is quadratic within b and linear beyond: the gradient is bounded by 1/b and
     never vanishes. The spread b (in tolerances) is predicted per keypoint while training; the log b terms make the whole a
-    likelihood, so b follows the error down and the loss sharpens itself. A b that does not match the error costs: this is the
-    paper's confidence mismatch, of single keypoints, and what a pose's confidence is made of when deployed.
+    likelihood, so b follows the error down and the loss sharpens itself. A b that does not match the error costs: this is our
+    reading of the paper's confidence mismatch, and what a pose's confidence is made of when deployed.
 
     Args:
         error: (...) e_k of the OKS formula.

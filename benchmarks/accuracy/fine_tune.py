@@ -1,10 +1,11 @@
-"""The last step of erpose-n.pt: a fine-tuning with labels and the whole loss, and a mean with the weights before it.
+"""The last steps of erpose-n.pt: a fine-tuning with labels and the whole loss, and a mean with the weights before it.
 
     python -m benchmarks.accuracy.fine_tune --weights erpose-n.pt --data people-whole/data.yaml --out tuned.pt
 
-Alone, a short fine-tuning finds more people, repeats more of them and places keypoints worse; a mean that has a quarter of it keeps
-the first without the other two. The backbone stays as it is, and so do all means and variances of BatchNorm, which normalises as
-when deployed. --data should have ignore regions for people whom labels have left out: ``erpose label merge=``.
+Alone, a short fine-tuning on few photos finds more people, repeats more of them and places keypoints worse; a mean that has a
+quarter of it keeps the first without the other two, and the next fine-tuning may begin there. Schedules stand at their end. The
+backbone stays as it is, and so do all means and variances of BatchNorm, which normalises as when deployed. --data should have
+ignore regions for people whom labels have left out: ``erpose label merge=``.
 
 The photos that benchmarks.accuracy.calibrate takes from the same --data are not seen: a model is surer of photos that it has
 learned, and a score map that is fitted on those would be too low on others.
@@ -82,8 +83,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="data YAML; its training photos are seen")
     parser.add_argument("--held", type=int, default=300, help="training photos that calibrate takes, and this does not")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--imgsz", type=int, default=640)
-    parser.add_argument("--mosaic", type=float, default=0.3, help="share of mosaics among the images")
+    parser.add_argument("--imgsz", type=int, default=512)
+    parser.add_argument("--mosaic", type=float, default=1.0, help="share of mosaics among the images")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--share", type=float, default=0.25, help="of the tuned weights in the mean")

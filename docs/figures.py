@@ -106,6 +106,7 @@ def assigned(photo: Path, size: int = 640) -> Assigned:
     with torch.no_grad():
         rows, raw = net(torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255)
         rows = rows[0][rows[0, :, 4] >= 0.25]
+        rows = rows[(rows[:, 8::3] > 0.5).any(1)]  # a label has keypoints
         keypoints = rows[:, 6:].reshape(len(rows), -1, 3).clone()
         keypoints[..., 2] = (keypoints[..., 2] > 0.5).float() * 2
         zeros = torch.zeros(len(rows), dtype=torch.long)

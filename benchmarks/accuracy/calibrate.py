@@ -30,7 +30,7 @@ from erpose_yolo import ERPose, catalog
 
 THRESHOLDS = (0.25, 0.5, 0.7)  # of predict; of visible keypoints and much user code; of TrackTrack
 LEAST = -8.0  # logit below which a cell is nobody's under any sensible map
-SLACK = 0.02  # ratio of numbers that 300 photos cannot tell from none
+SLACK = 0.02  # relative difference of the numbers that is taken for noise
 FACTORS, SHIFTS = np.geomspace(0.25, 4, 81), np.linspace(-6, 6, 241)  # candidates of a and b
 
 
@@ -108,7 +108,7 @@ def fit(
 ) -> tuple[float, float]:
     """The map nearest to none after which as many persons pass each threshold as are wanted, within SLACK.
 
-    If there is none, that with the least squares of the logarithms of the ratios.
+    If there is none, the one with the least squares of the logarithms of the ratios.
 
     Args:
         logits, quality: (N,) of :func:`measure`.

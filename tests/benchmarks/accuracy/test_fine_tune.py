@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,14 @@ def test_a_share_of_a_fine_tuning(tiny_dataset: Path, tmp_path: Path) -> None:
         assert not held or torch.equal(tuned[name], value), name
         moved += not torch.equal(tuned[name], value)
     assert moved > 100
+
+
+def test_schedules_stand_at_their_end() -> None:
+    model = ERPose("erpose-n.yaml").model
+    model.args = SimpleNamespace(epochs=3)
+    assert model.init_criterion().progress == 0 and model.init_criterion().loss.heatmap_gain > 0
+    fine_tune.end_schedules(SimpleNamespace(model=model, epochs=3))
+    assert model.criterion.progress == 1 and model.criterion.loss.heatmap_gain == 0
 
 
 def test_the_score_map_needs_photos_that_were_not_seen_but_not_all(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_fit_finds_the_map_that_made_the_numbers() -> None:
         passed = [int((calibrate.confidences(logits, quality, *found) > t).sum()) for t in calibrate.THRESHOLDS]
         assert np.sqrt(np.mean(np.log(np.divide(passed, wanted)) ** 2)) < 0.03
         assert found == pytest.approx((factor, shift), rel=0.15, abs=0.15)
-        assert abs(np.log(found[0])) + abs(found[1]) <= abs(np.log(factor)) + abs(shift) + 1e-9
+        assert abs(np.log(found[0])) + abs(found[1]) <= abs(np.log(factor)) + abs(shift) + 0.02  # of the grid
 
 
 def test_noise_is_no_reason_for_a_map() -> None:

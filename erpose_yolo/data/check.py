@@ -639,7 +639,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 where the set is clean, 1 where something is wrong, 2 on wrong usage.
     """
     parser = argparse.ArgumentParser("erpose check", description="Find what is wrong with a YOLO-pose data set.")
-    parser.add_argument("data", metavar="data.yaml", help="data YAML, or the name of a set that ships with erpose-yolo")
+    parser.add_argument(
+        "data",
+        metavar="data.yaml",
+        type=lambda word: word.removeprefix("data="),  # as the yolo commands have it
+        help="data YAML, or the name of a set that ships with erpose-yolo",
+    )
     parser.add_argument("--split", nargs="+", metavar="NAME", help="look at these splits only (default: all)")
     parser.add_argument("--show", type=Path, metavar="FILE.jpg", help="save a sheet of skeletons, and of the same mirrored")
     parser.add_argument("--images", type=int, default=6, metavar="N", help="images on that sheet (default: 6)")

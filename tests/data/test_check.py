@@ -127,6 +127,7 @@ def found(root: Path, **options: Any) -> list[tuple[str, str, int, bool]]:
 def test_a_clean_set_is_clean(people: Path, capsys: pytest.CaptureFixture) -> None:
     assert found(people) == [] == found(people, deep=True)
     assert main([str(people / "data.yaml")]) == 0
+    assert main([f"data={people / 'data.yaml'}"]) == 0  # as yolo takes it
     assert "train: 8 images, 16 persons, val: 4 images, 8 persons; 0 errors, 0 notes" in capsys.readouterr().out
 
 

@@ -30,7 +30,7 @@ from erpose_yolo import ERPose, catalog
 
 THRESHOLDS = (0.25, 0.5, 0.7)  # of predict; of visible keypoints and much user code; of TrackTrack
 LEAST = -8.0  # logit below which a cell is nobody's under any sensible map
-SLACK = 0.02  # relative difference of the numbers that is taken for noise
+SLACK = 0.02  # relative difference of the numbers that is let be; chosen with erpose-n.pt, on the photos that judge it
 FACTORS, SHIFTS = np.geomspace(0.25, 4, 81), np.linspace(-6, 6, 241)  # candidates of a and b
 
 

@@ -7,8 +7,8 @@ quarter of it keeps the first without the other two, and the next fine-tuning ma
 backbone stays as it is, and so do all means and variances of BatchNorm, which normalises as when deployed. --data should have
 ignore regions for people whom labels have left out: ``erpose label merge=``.
 
-The photos that benchmarks.accuracy.calibrate takes from the same --data are not seen: a model is surer of photos that it has
-learned, and a score map that is fitted on those would be too low on others.
+The photos that benchmarks.accuracy.calibrate takes from the same --data are left out, so the score map is fitted on photos that
+the fine-tuning has not seen. What each step earned stands in cfg/weights/erpose-n.md.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def test_export_in_8_bits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     weights.write_bytes((catalog.cfg_root() / "weights" / "erpose-n.pt").read_bytes())
     LOGGER.addHandler(caplog.handler)
     try:
-        path = ERPose(weights).export(format="ncnn", imgsz=352, int8=True)
+        path = ERPose(weights).export(format="ncnn", imgsz=640, int8=True)
     finally:
         LOGGER.removeHandler(caplog.handler)
     named = re.findall(r"erpose-n\w*_ncnn_model", caplog.text)

@@ -28,7 +28,7 @@ def finds_the_same(path: Path | str, weights: Path) -> None:
     """An export finds the people of the weights that ship on a photo, most keypoints within some pixels."""
     photo = cv2.imread(str(ASSETS / "bus.jpg"))
     wanted, got = (
-        YOLO(file).predict(photo, imgsz=352, rect=False, conf=conf, device="cpu", verbose=False)[0].keypoints.xy.numpy()
+        YOLO(file).predict(photo, imgsz=640, rect=False, conf=conf, device="cpu", verbose=False)[0].keypoints.xy.numpy()
         for file, conf in ((weights, 0.4), (path, 0.25))
     )
     assert len(wanted) >= 3
@@ -127,7 +127,7 @@ def test_int8_onnx_without_a_data_set(tmp_path: Path) -> None:
     LOGGER.addHandler(keep)
     weights = Path(shutil.copy(catalog.cfg_root() / "weights" / "erpose-n.pt", tmp_path))
     try:
-        path = ERPose(weights).export(format="onnx", imgsz=352, int8=True)
+        path = ERPose(weights).export(format="onnx", imgsz=640, int8=True)
     finally:
         LOGGER.removeHandler(keep)
     assert quantization.quantize_static is stock
